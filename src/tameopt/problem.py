@@ -1,0 +1,503 @@
+"""The objective: F(theta) = 1/n sum_i l_i(theta), for any PyTorch model, loss and data, or a plain function.
+
+Everything downstream asks a `Problem` for values, gradients, per-sample gradients and Hessian products at a
+flat theta; the person's model is never changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from tameopt.batches import Batch, Batches, batches_of, rows, size_of, tensors_of
+from tameopt.linear_operator import SymmetricOperator
+from tameopt.probe import Reduction, check_deterministic, check_reduction
+
+Loss = Callable[..., torch.Tensor]
+_PROBE_SAMPLES = 16  # our choice: enough to tell a mean from a sum, cheap for any model
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile, DataParallel or DistributedDataParallel."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+class _BatchLoss(nn.Module):
+    """batch -> what the person's loss returns, as one module, so that functional_call can swap the parameters."""
+
+    def __init__(
+        self, model: nn.Module, loss: Loss | None, forward: Callable[[nn.Module, Batch], torch.Tensor] | None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.batch_forward = forward
+
+    def forward(self, batch: Batch, outputs_only: bool = False) -> torch.Tensor:
+        if self.batch_forward is not None:
+            return self.batch_forward(self.model, batch)
+        *inputs, target = batch
+        output = self.model(*inputs)
+        if outputs_only:
+            return output
+        assert self.loss is not None
+        return self.loss(output, target)
+
+
+class _Function(nn.Module):
+    """A plain function of theta as a module with one parameter."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], theta0: torch.Tensor) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(theta0.detach().clone())
+        self.function = function
+
+    def forward(self) -> torch.Tensor:
+        return self.function(self.theta)
+
+
+def _structure_copy(model: nn.Module) -> nn.Module:
+    """The module tree copied, its tensors shared: mode and hooks can differ, no memory is taken."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
+
+
+class Problem:
+    """F(theta) = 1/n sum_i l_i(theta) over the trainable parameters of a model, flattened to theta in R^d.
+
+    model: any nn.Module; parameters with requires_grad=False are constants, shared ones count once; the
+        module inside torch.compile or DDP is used. Its tensors are shared, never written.
+    loss: loss(output, target) -> scalar or (b,) losses of the samples; called as loss(model(*inputs), target)
+        with a batch (*inputs, target).
+    data: tensors, Dataset, DataLoader or batches (`batches.batches_of`).
+    forward: forward(model, batch) -> loss, for dict and multi-input batches; then `loss` is not called.
+    reduction: what the loss returns for a batch, "mean", "sum" or "none" (one a sample); probed. With "sum",
+        F is the sum of the l_i, so that its gradient is the one the optimizer sees.
+    batch_size: samples evaluated at once. dtype, device: cast model and data for the analysis.
+    mode: "as is" keeps each module's training flag and refuses randomness; "eval" analyses the network as it
+        predicts.
+
+    Raises ValueError (NotDeterministicError for random losses) when this is not such a problem, naming what
+    is at fault.
+
+    >>> model = torch.nn.Linear(2, 1)
+    >>> problem = Problem(model, torch.nn.functional.mse_loss, (torch.ones(4, 2), torch.zeros(4, 1)))
+    >>> problem.dim, problem.n
+    (3, 4)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss | None,
+        data: Any,
+        *,
+        forward: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
+        reduction: Reduction = "mean",
+        batch_size: int | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        mode: Literal["as is", "eval"] = "as is",
+        name: str = "",
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model must be a torch.nn.Module, got {type(model).__name__}: wrap a plain function of "
+                "theta with Problem.from_function."
+            )
+        if loss is None and forward is None:
+            raise ValueError("a loss(output, target), or forward(model, batch) -> loss, is required; got neither.")
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+        if mode not in ("as is", "eval"):
+            raise ValueError(f"mode must be 'as is' or 'eval', got {mode!r}.")
+        self.model = unwrapped(model)
+        self.loss = loss
+        self.forward = forward
+        self.mode = mode
+        self.name = name or type(self.model).__name__
+        self.is_function = isinstance(self.model, _Function)
+        self._parameters = {
+            key: parameter for key, parameter in self.model.named_parameters() if parameter.requires_grad
+        }
+        if not self._parameters:
+            raise ValueError(
+                f"the model must have trainable parameters, {self.name} has none: set requires_grad_(True) on some."
+            )
+        first = next(iter(self._parameters.values()))
+        for key, parameter in self._parameters.items():
+            if parameter.is_complex():
+                raise ValueError(f"parameters must be real, {key!r} is {parameter.dtype}: view it as real pairs.")
+        self.dtype = dtype or first.dtype
+        self.device = torch.device(device) if device is not None else first.device
+        self.shapes = {key: tuple(parameter.shape) for key, parameter in self._parameters.items()}
+        self.dim = sum(parameter.numel() for parameter in self._parameters.values())
+        structure = _structure_copy(self.model)
+        if mode == "eval":
+            structure.eval()
+        self._module: nn.Module = structure if self.is_function else _BatchLoss(structure, loss, forward)
+        self._prefix = "" if self.is_function else "model."
+        self._constants = self._cast_constants()
+        self._hessian_mode: str | None = None
+        if self.is_function:
+            self.batches = Batches(1, 1, ())
+            self.reduction: Reduction = "sum"
+            return
+        self.batches = batches_of(data, batch_size).to(self.dtype, self.device)
+        self._check_batch_form(next(iter(self.batches)))
+        self.reduction = self._probe(structure, reduction)
+
+    @classmethod
+    def from_function(
+        cls, F: Callable[[torch.Tensor], torch.Tensor], theta0: torch.Tensor, *, name: str = "F"
+    ) -> Problem:
+        """The problem of minimising F: (d,) tensor -> scalar tensor, from theta0: (d,) floating.
+
+        >>> Problem.from_function(lambda theta: theta.square().sum(), torch.ones(3)).value()
+        tensor(3.)
+        """
+        theta0 = torch.as_tensor(theta0)
+        if theta0.ndim != 1 or not theta0.is_floating_point() or theta0.numel() == 0:
+            raise ValueError(
+                f"theta0 must be a non-empty floating vector, got shape {tuple(theta0.shape)} of {theta0.dtype}."
+            )
+        with torch.no_grad():
+            value = F(theta0)
+        if not isinstance(value, torch.Tensor) or value.ndim != 0:
+            shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise ValueError(f"F must return a scalar tensor, got {shape}.")
+        return cls(_Function(F, theta0), lambda: theta0, None, name=name)
+
+    def __repr__(self) -> str:
+        samples = "" if self.is_function else f", n={self.n:,}"
+        return f"Problem({self.name}, d={self.dim:,}{samples}, {str(self.dtype).removeprefix('torch.')})"
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Problem:
+        """The same problem in another dtype or on another device; the model is shared."""
+        other = copy.copy(self)
+        other.dtype = dtype or self.dtype
+        other.device = torch.device(device) if device is not None else self.device
+        other.batches = self.batches.to(other.dtype, other.device)
+        other._constants = other._cast_constants()
+        return other
+
+    # -- theta ---------------------------------------------------------------------------------------------
+
+    @property
+    def n(self) -> int:
+        """The number of samples (1 for a plain function)."""
+        return self.batches.n
+
+    @property
+    def theta(self) -> torch.Tensor:
+        """(d,) the model's parameters now, a copy in the problem's dtype and on its device."""
+        return self.flatten(self._parameters)
+
+    def flatten(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(d,) the named tensors as one vector, in the order of `shapes`."""
+        return torch.cat([tensors[key].detach().reshape(-1).to(self.device, self.dtype) for key in self.shapes])
+
+    def unflatten(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The parameters by name as views of theta: (d,); nothing is copied.
+
+        Raises ValueError when theta is not (d,).
+        """
+        if theta.shape != (self.dim,):
+            raise ValueError(f"theta must have shape ({self.dim},), got {tuple(theta.shape)}.")
+        parts, start = {}, 0
+        for key, shape in self.shapes.items():
+            size = int(torch.Size(shape).numel())
+            parts[key] = theta[start : start + size].view(shape)
+            start += size
+        return parts
+
+    def load_buffers(self, buffers: dict[str, torch.Tensor]) -> Problem:
+        """The same problem with these buffers (BatchNorm's running statistics of a recorded step)."""
+        other = copy.copy(self)
+        other._constants = {
+            **self._constants,
+            **{
+                self._prefix + key: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+                for key, tensor in buffers.items()
+            },
+        }
+        return other
+
+    def _cast_constants(self) -> dict[str, torch.Tensor]:
+        constants = {}
+        for key, tensor in (*self._module.named_parameters(), *self._module.named_buffers()):
+            if key.removeprefix(self._prefix) in self._parameters and key.startswith(self._prefix):
+                continue
+            cast = tensor.detach().to(self.device, self.dtype if tensor.is_floating_point() else None)
+            constants[key] = cast
+        return constants
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+
+    def batch_output(
+        self, parameters: dict[str, torch.Tensor], batch: Batch, outputs_only: bool = False
+    ) -> torch.Tensor:
+        """What the loss returns for a batch at these parameters (or the network's output); differentiable."""
+        tensors = {**{self._prefix + key: tensor for key, tensor in parameters.items()}, **self._constants}
+        if self.is_function:
+            return functional_call(self._module, tensors, ())
+        # a module that writes its buffers (a counter, say) must not write ours
+        for key, _ in self._module.named_buffers():
+            tensors[key] = tensors[key].clone() if not tensors[key].requires_grad else tensors[key]
+        return functional_call(self._module, tensors, (batch, outputs_only))
+
+    def _batch_sum(self, parameters: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        """sum of l_i over a batch."""
+        output = self.batch_output(parameters, batch)
+        if self.is_function or self.reduction == "sum":
+            return output
+        if self.reduction == "none":
+            return output.sum()
+        return output.reshape(()) * size_of(batch)
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 if self.reduction == "sum" else 1.0 / self.n
+
+    def __call__(self, theta: torch.Tensor) -> torch.Tensor:
+        """F(theta), differentiable in theta by autograd and torch.func; scalar tensor."""
+        parameters = self.unflatten(theta)
+        total = torch.zeros((), dtype=self.dtype, device=self.device)
+        for batch in self.batches:
+            total = total + self._batch_sum(parameters, batch)
+        return total * self._scale
+
+    def value(self, theta: torch.Tensor | None = None) -> torch.Tensor:
+        """F(theta), an exact full-data sum weighted by batch size; scalar tensor. One value pass."""
+        with torch.no_grad():
+            return self(self._at(theta))
+
+    def gradient(self, theta: torch.Tensor | None = None) -> torch.Tensor:
+        """(d,) grad F(theta) over all samples, as autodiff returns it. One gradient."""
+        return self.value_and_gradient(theta)[1]
+
+    def value_and_gradient(self, theta: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """F(theta) and (d,) grad F(theta). One gradient."""
+        at = self._at(theta)
+        total = torch.zeros((), dtype=self.dtype, device=self.device)
+        gradient = torch.zeros_like(at)
+        for batch in self.batches:
+            value, part = self._batch_gradient(at, batch)
+            total, gradient = total + value, gradient + part
+        return total * self._scale, gradient * self._scale
+
+    def batch_gradient(self, theta: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The value and gradient of the mean loss over one batch (the sum for reduction "sum")."""
+        value, gradient = self._batch_gradient(self._at(theta), batch)
+        scale = 1.0 if self.reduction == "sum" else 1.0 / size_of(batch)
+        return value * scale, gradient * scale
+
+    def _batch_gradient(self, theta: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        leaves = {key: view.detach().requires_grad_() for key, view in self.unflatten(theta).items()}
+        with torch.enable_grad():
+            value = self._batch_sum(leaves, batch)
+            parts = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        return value.detach(), torch.cat([part.reshape(-1) for part in parts])
+
+    def sample_gradients(
+        self, theta: torch.Tensor | None = None, indices: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(m, d) grad l_i(theta) for the samples `indices` (all by default), by vmap; m/n gradients.
+
+        Raises ValueError for ragged data, and for a plain function, which has no samples.
+        """
+        if self.is_function:
+            raise ValueError("a plain function has no samples: build a Problem from a model, a loss and data.")
+        at = self._at(theta)
+        if indices is None:
+            indices = torch.arange(self.n)
+        batch = self.batches.pick(indices)
+
+        leaves, form = tree_flatten(batch)
+        axes = [0 if isinstance(leaf, torch.Tensor) and leaf.ndim else None for leaf in leaves]
+
+        def sample_loss(parameters: dict[str, torch.Tensor], sample: list[Any]) -> torch.Tensor:
+            one = [leaf if axis is None else leaf[None] for leaf, axis in zip(sample, axes, strict=True)]
+            return self._batch_sum(parameters, tree_unflatten(one, form))
+
+        parameters = self.unflatten(at)
+        with self._exact_attention():
+            try:
+                parts = vmap(grad(sample_loss), in_dims=(None, axes))(parameters, leaves)
+            except (RuntimeError, NotImplementedError):
+                # an operator without a batching rule, or data-dependent control flow: one sample at a time
+                return torch.stack(
+                    [self._batch_gradient(at, rows(batch, slice(i, i + 1)))[1] for i in range(size_of(batch))]
+                )
+        return torch.cat([parts[key].reshape(size_of(batch), -1) for key in self.shapes], dim=1)
+
+    def sample_losses(self, theta: torch.Tensor | None = None) -> torch.Tensor:
+        """(n,) l_i(theta) in the data's order. One value pass."""
+        if self.is_function:
+            return self.value(theta)[None]
+        parameters = self.unflatten(self._at(theta))
+        losses = []
+        with torch.no_grad():
+            for batch in self.batches:
+                if self.reduction == "none":
+                    losses.append(self.batch_output(parameters, batch))
+                    continue
+                losses.extend(
+                    self._batch_sum(parameters, rows(batch, slice(i, i + 1)))[None] for i in range(size_of(batch))
+                )
+        return torch.cat(losses)
+
+    def outputs(self, theta: torch.Tensor | None = None) -> torch.Tensor:
+        """The network's outputs for all samples, concatenated along dimension 0.
+
+        Raises ValueError when the problem was given as forward(model, batch) or a plain function.
+        """
+        self._require_outputs()
+        parameters = self.unflatten(self._at(theta))
+        with torch.no_grad():
+            return torch.cat([self.batch_output(parameters, batch, True) for batch in self.batches])
+
+    def targets(self) -> torch.Tensor:
+        """The targets of all samples, concatenated along dimension 0 (ValueError as in `outputs`)."""
+        self._require_outputs()
+        return torch.cat([batch[-1] for batch in self.batches])
+
+    def hessian_product(self, theta: torch.Tensor | None, block: torch.Tensor) -> torch.Tensor:
+        """(d, m) grad^2 F(theta) V for V: (d, m); m Hessian-vector products.
+
+        Forward-over-reverse or reverse-over-reverse, whichever was faster on the first batch at the first
+        call; attention runs on the math backend, the only one with second derivatives.
+        """
+        at = self._at(theta)
+        if self._hessian_mode is None:
+            from tameopt.hessian_modes import faster_mode
+
+            self._hessian_mode = faster_mode(self, at)
+        total = torch.zeros_like(block)
+        with self._exact_attention():
+            for batch in self.batches:
+                total = total + self._batch_hessian_product(at, batch, block, self._hessian_mode)
+        return total * self._scale
+
+    def _batch_hessian_product(
+        self, theta: torch.Tensor, batch: Batch, block: torch.Tensor, mode: str
+    ) -> torch.Tensor:
+        """(d, m) the Hessian of the sum over a batch times a block."""
+        if mode == "forward over reverse":
+            parameters = self.unflatten(theta)
+
+            def gradient(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+                return grad(lambda inner: self._batch_sum(inner, batch))(parts)
+
+            def product(vector: torch.Tensor) -> torch.Tensor:
+                tangent = jvp(gradient, (parameters,), (self.unflatten(vector),))[1]
+                return torch.cat([tangent[key].reshape(-1) for key in self.shapes])
+
+            if block.shape[1] == 1:
+                return product(block[:, 0].contiguous())[:, None]
+            return vmap(product, in_dims=1, out_dims=1)(block.contiguous())
+        leaves = {key: view.detach().requires_grad_() for key, view in self.unflatten(theta).items()}
+        with torch.enable_grad():
+            value = self._batch_sum(leaves, batch)
+            parts = torch.autograd.grad(value, list(leaves.values()), create_graph=True, materialize_grads=True)
+            columns = []
+            for j in range(block.shape[1]):
+                vectors = list(self.unflatten(block[:, j].contiguous()).values())
+                if not any(part.requires_grad for part in parts):
+                    columns.append(torch.zeros_like(theta))
+                    continue
+                products = torch.autograd.grad(
+                    [part for part in parts if part.requires_grad],
+                    list(leaves.values()),
+                    [v for part, v in zip(parts, vectors, strict=True) if part.requires_grad],
+                    retain_graph=j + 1 < block.shape[1],
+                    materialize_grads=True,
+                )
+                columns.append(torch.cat([one.detach().reshape(-1) for one in products]))
+        return torch.stack(columns, dim=1)
+
+    def hessian(self, theta: torch.Tensor | None = None) -> SymmetricOperator:
+        """grad^2 F(theta) as an operator; nothing is computed until it is applied."""
+        at = self._at(theta).clone()
+        return SymmetricOperator(
+            self.dim,
+            lambda block: self.hessian_product(at, block),
+            self.dtype,
+            self.device,
+            f"Hessian of {self.name}",
+        )
+
+    # -- within --------------------------------------------------------------------------------------------
+
+    def _at(self, theta: torch.Tensor | None) -> torch.Tensor:
+        if theta is None:
+            return self.theta
+        if theta.shape != (self.dim,):
+            raise ValueError(f"theta must have shape ({self.dim},), got {tuple(theta.shape)}.")
+        return theta.to(self.device, self.dtype)
+
+    def _require_outputs(self) -> None:
+        if self.is_function or self.forward is not None:
+            raise ValueError(
+                "outputs need a problem given as model, loss(output, target) and (input, target) batches; "
+                f"{self.name} was given as {'a plain function' if self.is_function else 'forward(model, batch)'}."
+            )
+
+    @staticmethod
+    def _exact_attention() -> Any:
+        return sdpa_kernel(SDPBackend.MATH)
+
+    def _check_batch_form(self, batch: Batch) -> None:
+        if self.forward is not None:
+            return
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            keys = f" with keys {sorted(batch)}" if isinstance(batch, dict) else ""
+            raise ValueError(
+                f"a batch must be (*inputs, target), got {type(batch).__name__}{keys}: pass "
+                "forward=lambda model, batch: loss for any other form."
+            )
+
+    def _probe(self, structure: nn.Module, declared: Reduction) -> Reduction:
+        batch = next(iter(self.batches))
+        batch = rows(batch, slice(0, min(_PROBE_SAMPLES, size_of(batch))))
+        parameters = self.unflatten(self.theta)
+
+        def evaluate(samples: Batch) -> torch.Tensor:
+            return self.batch_output(parameters, samples)
+
+        shapes = [tuple(tensor.shape) for tensor in tensors_of(batch)]
+        try:
+            with torch.random.fork_rng(), torch.no_grad():
+                evaluate(batch)
+        except Exception as error:
+            raise ValueError(
+                f"the model and loss must run on the data, but a batch of shapes {shapes} raised "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            ) from error
+        check_deterministic(structure, evaluate, batch)
+        return check_reduction(evaluate, batch, declared)
+
+    def sample_batches(
+        self, batch_size: int, generator: torch.Generator, replacement: bool = True
+    ) -> Iterator[torch.Tensor]:
+        """Endless index batches (batch_size,) int64: uniform with replacement (the lecture's noise), or
+        epochs of random reshuffling without."""
+        while True:
+            if replacement:
+                yield torch.randint(self.n, (batch_size,), generator=generator)
+                continue
+            order = torch.randperm(self.n, generator=generator)
+            yield from order.split(batch_size)
