@@ -89,6 +89,8 @@ class Problem:
     batch_size: samples evaluated at once. dtype, device: cast model and data for the analysis.
     mode: "as is" keeps each module's training flag and refuses randomness; "eval" analyses the network as it
         predicts.
+    initial_law: how the model's parameters were drawn, in words ("uniform, seed 0"), where that is known; ""
+        where they are a fixed point or nobody knows. Theorems on random initialisation ask for it.
 
     Raises ValueError (NotDeterministicError for random losses) when this is not such a problem, naming what
     is at fault.
@@ -112,6 +114,7 @@ class Problem:
         device: torch.device | str | None = None,
         mode: Literal["as is", "eval"] = "as is",
         name: str = "",
+        initial_law: str = "",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -129,6 +132,7 @@ class Problem:
         self.forward = forward
         self.mode = mode
         self.name = name or type(self.model).__name__
+        self.initial_law = initial_law
         self.is_function = isinstance(self.model, _Function)
         self._parameters = {
             key: parameter for key, parameter in self.model.named_parameters() if parameter.requires_grad
@@ -162,7 +166,12 @@ class Problem:
 
     @classmethod
     def from_function(
-        cls, F: Callable[[torch.Tensor], torch.Tensor], theta0: torch.Tensor, *, name: str = "F"
+        cls,
+        F: Callable[[torch.Tensor], torch.Tensor],
+        theta0: torch.Tensor,
+        *,
+        name: str = "F",
+        initial_law: str = "",
     ) -> Problem:
         """The problem of minimising F: (d,) tensor -> scalar tensor, from theta0: (d,) floating.
 
@@ -179,7 +188,7 @@ class Problem:
         if not isinstance(value, torch.Tensor) or value.ndim != 0:
             shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise ValueError(f"F must return a scalar tensor, got {shape}.")
-        return cls(_Function(F, theta0), lambda: theta0, None, name=name)
+        return cls(_Function(F, theta0), lambda: theta0, None, name=name, initial_law=initial_law)
 
     def __repr__(self) -> str:
         samples = "" if self.is_function else f", n={self.n:,}"
