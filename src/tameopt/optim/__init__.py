@@ -1,0 +1,1 @@
+"""Optimizers as update rules, and step-size schedules as data."""
