@@ -51,6 +51,7 @@ _CLAIMS = (
     Claim("step.square_summable", "the squares of the steps have a finite sum"),
     Claim("step.subgaussian", "sum exp(-c/alpha_k) is finite for every c > 0"),
     Claim("step.vanishes", "the steps tend to 0"),
+    Claim("step.moment_summable", "sum alpha_k^(1+q/2) is finite, q the order of the bounded noise moments", "q"),
     Claim("gradient_map.diffeomorphism", "theta -> theta - alpha grad F(theta) is a diffeomorphism"),
     # the run
     Claim("method.gradient_descent", "theta_{k+1} = theta_k - alpha_k grad F(theta_k), full batch"),
