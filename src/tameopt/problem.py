@@ -282,7 +282,11 @@ class Problem:
         return 1.0 if self.reduction == "sum" else 1.0 / self.n
 
     def __call__(self, theta: torch.Tensor) -> torch.Tensor:
-        """F(theta), differentiable in theta by autograd and torch.func; scalar tensor."""
+        """F(theta), differentiable in theta any number of times by autograd and torch.func; scalar tensor."""
+        with self._exact_attention():
+            return self._full_value(theta)
+
+    def _full_value(self, theta: torch.Tensor) -> torch.Tensor:
         parameters = self.unflatten(theta)
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         for batch in self.batches:
@@ -292,7 +296,7 @@ class Problem:
     def value(self, theta: torch.Tensor | None = None) -> torch.Tensor:
         """F(theta), an exact full-data sum weighted by batch size; scalar tensor. One value pass."""
         with torch.no_grad():
-            return self(self._at(theta))
+            return self._full_value(self._at(theta))
 
     def gradient(self, theta: torch.Tensor | None = None) -> torch.Tensor:
         """(d,) grad F(theta) over all samples, as autodiff returns it. One gradient."""
