@@ -90,6 +90,10 @@ def _no_prediction(known: Known) -> tuple[Prediction, ...]:
     return ()
 
 
+def _no_qualification(known: Known) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Theorem:
     """A theorem of the lecture, matched with findings by `judge`.
@@ -99,6 +103,7 @@ class Theorem:
     conclusion forbids to be REFUTED. applied: what it says about this run when it applies.
     remark: how our statement differs from the source, and what it does not say.
     predict: what it predicts in numbers, beside what was observed.
+    qualify: what must be added to `applied` for this run (that a point reached is outside its reach, say), or "".
     """
 
     name: str
@@ -112,6 +117,7 @@ class Theorem:
     conclusion_claims: tuple[str, ...] = ()
     remark: str = ""
     predict: Callable[[Known], tuple[Prediction, ...]] = _no_prediction
+    qualify: Callable[[Known], str] = _no_qualification
 
     def __post_init__(self) -> None:
         for claim in self.conclusion_claims:
