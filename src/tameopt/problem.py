@@ -155,6 +155,7 @@ class Problem:
         self._module: nn.Module = structure if self.is_function else _BatchLoss(structure, loss, forward)
         self._prefix = "" if self.is_function else "model."
         self._constants = self._cast_constants()
+        self._fixed_buffers: dict[str, torch.Tensor] = {}
         self._hessian_mode: str | None = None
         if self.is_function:
             self.batches = Batches(1, 1, ())
@@ -233,26 +234,31 @@ class Problem:
             start += size
         return parts
 
-    def load_buffers(self, buffers: dict[str, torch.Tensor]) -> Problem:
-        """The same problem with these buffers (BatchNorm's running statistics of a recorded step)."""
+    def load_buffers(self, buffers: Mapping[str, torch.Tensor]) -> Problem:
+        """The same problem with these buffers (BatchNorm's running statistics of a recorded step, say) in place of
+        the model's present ones, which are used otherwise."""
         other = copy.copy(self)
-        other._constants = {
-            **self._constants,
-            **{
-                self._prefix + key: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
-                for key, tensor in buffers.items()
-            },
+        other._fixed_buffers = {
+            **self._fixed_buffers,
+            **{self._prefix + key: tensor for key, tensor in buffers.items()},
         }
         return other
 
+    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().to(self.device, self.dtype if tensor.is_floating_point() else None)
+
     def _cast_constants(self) -> dict[str, torch.Tensor]:
-        constants = {}
-        for key, tensor in (*self._module.named_parameters(), *self._module.named_buffers()):
-            if key.removeprefix(self._prefix) in self._parameters and key.startswith(self._prefix):
-                continue
-            cast = tensor.detach().to(self.device, self.dtype if tensor.is_floating_point() else None)
-            constants[key] = cast
-        return constants
+        """The parameters that are not theta: frozen ones, and those of the loss."""
+        trainable = {self._prefix + key for key in self._parameters}
+        return {key: self._cast(tensor) for key, tensor in self._module.named_parameters() if key not in trainable}
+
+    def _buffers(self) -> dict[str, torch.Tensor]:
+        """Copies of the buffers as they are now: a module that writes its buffers must not write the person's."""
+        live = dict(self._module.named_buffers())
+        live.update({self._prefix + key: tensor for key, tensor in self.model.named_buffers()})
+        live.update(self._fixed_buffers)
+        cast = {key: self._cast(tensor) for key, tensor in live.items()}
+        return {key: tensor.clone() for key, tensor in cast.items()}
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
@@ -263,10 +269,7 @@ class Problem:
         tensors = {**{self._prefix + key: tensor for key, tensor in parameters.items()}, **self._constants}
         if self.is_function:
             return functional_call(self._module, tensors, ())
-        # a module that writes its buffers (a counter, say) must not write ours
-        for key, _ in self._module.named_buffers():
-            tensors[key] = tensors[key].clone() if not tensors[key].requires_grad else tensors[key]
-        return functional_call(self._module, tensors, (batch, outputs_only))
+        return functional_call(self._module, {**tensors, **self._buffers()}, (batch, outputs_only))
 
     def _batch_sum(self, parameters: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
         """sum of l_i over a batch."""

@@ -307,3 +307,17 @@ def test_operator_algebra_against_matrices() -> None:
     assert torch.allclose(torch.as_tensor(hessian.to_scipy() @ vector.numpy()), dense @ vector, atol=1e-13)
     with pytest.raises(ValueError, match="takes vectors of shape"):
         hessian @ torch.ones(3)
+
+
+def test_running_statistics_are_the_present_ones_in_every_dtype() -> None:
+    model = conv()
+    problem = Problem(model, nn.CrossEntropyLoss(), (X, Y), dtype=torch.float64, mode="eval")
+    before = problem.value()
+    model.train()
+    model(X)  # moves the running statistics
+    recorded = {key: tensor.clone() for key, tensor in model.named_buffers()}
+    after = problem.value()
+    assert not torch.equal(before, after)
+    model(X)
+    assert torch.equal(problem.load_buffers(recorded).value(), after)
+    assert not torch.equal(problem.value(), after)
