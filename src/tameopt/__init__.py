@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tameopt.integrations.watch import watch
     from tameopt.problem import Problem
     from tameopt.run import Run
 
@@ -25,9 +26,11 @@ _ROOMS = (
 _NAMES = {
     "Problem": ("tameopt.problem", "Problem"),
     "Run": ("tameopt.run", "Run"),
+    "watch": ("tameopt.integrations.watch", "watch"),
 }
 
-__all__ = ["Problem", "Run", "__version__", *_ROOMS]
+__all__ = ["Problem", "Run", "__version__", "watch"]
+__all__ += [*_ROOMS]
 
 
 def __getattr__(name: str) -> Any:

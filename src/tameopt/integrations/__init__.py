@@ -1,0 +1,1 @@
+"""tameopt inside people's own training: watch, callbacks and trackers."""
