@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tameopt.commands._progress import Progress, progress
+from tameopt.report.text import literal as printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,18 +128,6 @@ def say(text: str, quiet: bool = False) -> None:
     """One line on stderr."""
     if not quiet:
         typer.echo(printable(text), err=True)
-
-
-def printable(text: object) -> str:
-    """The text without control characters, so that a name cannot move the cursor or colour the terminal.
-
-    >>> printable("a" + chr(27) + "[2Jb")
-    'a\\\\x1b[2Jb'
-    """
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
-        for character in str(text)
-    )
 
 
 def emit_json(document: Any) -> None:

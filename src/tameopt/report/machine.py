@@ -1,7 +1,8 @@
 """Results as JSON: one document, strict JSON (no NaN literals), plain data only.
 
-Frozen dataclasses become objects, enums their values, tensors and arrays lists, fractions "p/q", and the numbers
-that JSON lacks become the strings "nan", "inf" and "-inf" (`number_from` reads them back).
+Frozen dataclasses become objects, enums their names, tensors and arrays lists, fractions "p/q", and the numbers
+that JSON lacks become the strings "NaN", "Infinity" and "-Infinity" (`number_from` reads them back), as in a
+run's `diagnosis.json`.
 """
 
 from __future__ import annotations
@@ -23,19 +24,21 @@ def plain(value: Any) -> Any:
     Raises TypeError naming a type that has no plain form.
 
     >>> plain({"x": (1, float("nan")), "theta": Fraction(1, 2)})
-    {'x': [1, 'nan'], 'theta': '1/2'}
+    {'x': [1, 'NaN'], 'theta': '1/2'}
     """
+    if isinstance(value, enum.Enum):
+        return value.name
     if value is None or isinstance(value, (bool, str)):
         return value
-    if isinstance(value, enum.Enum):
-        return plain(value.value)
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Fraction):
         return str(value)
     if isinstance(value, Real):
         number = float(value)
-        return number if math.isfinite(number) else str(number)
+        if math.isfinite(number):
+            return number
+        return "NaN" if math.isnan(number) else ("Infinity" if number > 0 else "-Infinity")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -65,7 +68,7 @@ def dumps(value: Any, indent: int | None = 2) -> str:
     """The value as one strict JSON document.
 
     >>> dumps({"a": float("inf")}, indent=None)
-    '{"a": "inf"}'
+    '{"a": "Infinity"}'
     """
     return json.dumps(plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
 
@@ -73,7 +76,7 @@ def dumps(value: Any, indent: int | None = 2) -> str:
 def number_from(value: Any) -> float:
     """The number that `plain` wrote.
 
-    >>> number_from("-inf"), number_from(2)
+    >>> number_from("-Infinity"), number_from(2)
     (-inf, 2.0)
     """
     return float(value)

@@ -1,0 +1,228 @@
+"""A diagnosis as one HTML file that opens offline: no script, no foreign asset, names shown literally."""
+
+from __future__ import annotations
+
+import functools
+import os
+from importlib import resources
+from pathlib import Path
+
+from tameopt import __version__
+from tameopt.audit.diagnosis import AnalysisRecord, Diagnosis
+from tameopt.picture import Picture
+from tameopt.report import citation, glossary, model
+from tameopt.report._evidence_html import finding_markup, ledger_markup
+from tameopt.report._field import scale_markup
+from tameopt.report.numbers import seconds
+from tameopt.report.svg import draw_svg, legend
+from tameopt.report.text import escaped, literal
+
+# The page may load nothing and run nothing, whatever a hostile name smuggles in.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def to_html(diagnosis: Diagnosis) -> str:
+    """The whole page."""
+    body = "".join(
+        (
+            _head(diagnosis),
+            _questions(diagnosis),
+            _pictures(diagnosis.pictures),
+            ledger_markup(diagnosis),
+            _others(diagnosis),
+            _costs(diagnosis),
+            _reproduce(diagnosis),
+            _citation(diagnosis),
+        )
+    )
+    terms = glossary.used(_words(diagnosis))
+    heading = f"{diagnosis.verdict.title}: {model.title(diagnosis)}"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta name="generator" content="tameopt {__version__}"><title>{escaped(heading)}</title>'
+        f"<style>{_style()}</style></head><body><main>{body}{_glossary(terms)}"
+        f"<footer>Written by tameopt {__version__} on {escaped(diagnosis.reproducibility.created)}.</footer>"
+        "</main></body></html>\n"
+    )
+
+
+def save_html(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> Path:
+    """Write the page; aside first and renamed, so that a reader never sees half of it.
+
+    Raises OSError when the folder cannot be written.
+    """
+    target = Path(path)
+    half = target.with_name(target.name + ".half")
+    half.write_text(to_html(diagnosis), encoding="utf-8")
+    half.replace(target)
+    return target
+
+
+def to_notebook(diagnosis: Diagnosis) -> str:
+    """The page inside a frame, so that its style and the notebook's do not meet."""
+    return (
+        f'<iframe title="tameopt diagnosis" srcdoc="{escaped(to_html(diagnosis))}" '
+        'style="width:100%;height:720px;border:1px solid #8884;border-radius:8px" sandbox></iframe>'
+    )
+
+
+@functools.cache
+def _style() -> str:
+    return resources.files("tameopt.report").joinpath("style.css").read_text(encoding="utf-8")
+
+
+def _section(identity: str, heading: str, body: str) -> str:
+    return f'<section id="{identity}"><h2>{heading}</h2>{body}</section>' if body else ""
+
+
+def _head(diagnosis: Diagnosis) -> str:
+    verdict = diagnosis.verdict
+    tone = model.level(diagnosis).name.lower()
+    pieces = "".join(f"<span>{escaped(piece)}</span>" for piece in model.subject(diagnosis))
+    evidence = "".join(f"<li>{escaped(sentence)}</li>" for sentence in verdict.evidence)
+    also = "".join(
+        f"<p><span class=soft>Also ({escaped(kind)}):</span> {escaped(text)}</p>" for kind, text in verdict.also
+    )
+    effect = f" {escaped(verdict.predicted_effect)}" if verdict.predicted_effect else ""
+    following = (
+        f'<p class="next"><b>Next:</b> {escaped(verdict.next_action)}{effect}</p>' if verdict.next_action else ""
+    )
+    notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in diagnosis.notes)
+    bugs = "".join(
+        f'<p class="bug"><b>An error of tameopt itself:</b> {escaped(bug)} Please report it.</p>'
+        for bug in diagnosis.bugs
+    )
+    links = "".join(
+        f'<a href="#{identity}">{words}</a>'
+        for identity, words, there in (
+            ("questions", "Questions", diagnosis.questions),
+            ("pictures", "Pictures", diagnosis.pictures),
+            ("theorems", "Theorems", diagnosis.judgements),
+            ("costs", "Costs and what was skipped", True),
+            ("reproduce", "Do it again", True),
+            ("cite", "Cite", True),
+            ("glossary", "Glossary", True),
+        )
+        if there
+    )
+    return (
+        f'<header><p class="subject"><b>{escaped(model.title(diagnosis))}</b></p><p class="subject">{pieces}</p>'
+        f'<div class="verdict {tone}"><p class="title">{escaped(verdict.title)}</p>'
+        f"<h1>{escaped(verdict.sentence)}</h1>{f'<ul>{evidence}</ul>' if evidence else ''}{also}{following}"
+        f'<p class="soft">Confidence: {escaped(verdict.confidence)}</p></div>{bugs}{notes}<nav>{links}</nav></header>'
+    )
+
+
+def _questions(diagnosis: Diagnosis) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escaped(row.question)}</th><td class="answer">{escaped(row.answer)}</td>'
+        f'<td data-label="Evidence">{escaped(row.evidence)}</td><td data-label="Confidence">'
+        f"{verdict_badge(row.verdict) if row.verdict == 'PROVED' else escaped(row.confidence)}</td></tr>"
+        for row in diagnosis.questions
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Question", "Answer", "Evidence", "Confidence"))
+    table = f'<table class="stack"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return _section("questions", "Questions", table if rows else "")
+
+
+def verdict_badge(verdict: str) -> str:
+    """A verdict in words and colour."""
+    return f'<span class="badge {escaped(verdict.split(",")[0])}">{escaped(verdict)}</span>'
+
+
+def _pictures(pictures: tuple[Picture, ...]) -> str:
+    return _section(
+        "pictures", "Pictures", f'<div class="pictures">{"".join(map(figure, pictures))}</div>' if pictures else ""
+    )
+
+
+def figure(picture: Picture) -> str:
+    """A picture with its title, legend and caption as one <figure>."""
+    scale = scale_markup(picture.image) if picture.image is not None else ""
+    return (
+        f"<figure><h3>{escaped(picture.title)}</h3>{legend(picture)}{scale}{draw_svg(picture)}"
+        f"<figcaption>{escaped(picture.caption)}</figcaption></figure>"
+    )
+
+
+def _others(diagnosis: Diagnosis) -> str:
+    others = model.other_findings(diagnosis)
+    if not others:
+        return ""
+    body = "".join(finding_markup(finding) for finding in others)
+    return (
+        '<section id="findings"><details class="more"><summary>'
+        f"{len(others)} more findings that no theorem above uses</summary>{body}</details></section>"
+    )
+
+
+def _costs(diagnosis: Diagnosis) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escaped(record.question)} <span class="soft">{escaped(record.name)}</span></th>'
+        f'<td data-label="Status">{escaped(record.status)}</td><td class="number" data-label="Time">'
+        f"{seconds(record.actual.seconds) if record.status != 'skipped' else '—'}</td>"
+        f'<td data-label="Remark">'
+        f"{escaped(_remark(record))}</td></tr>"
+        for record in diagnosis.analyses
+    )
+    line = model.costs(diagnosis)
+    table = (
+        '<table class="stack"><thead><tr><th scope="col">Analysis</th><th scope="col">Status</th>'
+        f'<th scope="col">Time</th><th scope="col">Remark</th></tr></thead><tbody>{rows}</tbody></table>'
+    )
+    return _section(
+        "costs", "Costs and what was skipped", (f"<p>{escaped(line)}</p>" if line else "") + (table if rows else "")
+    )
+
+
+def _remark(record: AnalysisRecord) -> str:
+    return (model.data_passes(record.actual) if record.status == "done" else model.not_run(record)) or "—"
+
+
+def _reproduce(diagnosis: Diagnosis) -> str:
+    record = diagnosis.reproducibility
+    settings = diagnosis.settings
+    pairs = {
+        "target": settings.target,
+        "optimizer": settings.optimizer,
+        "schedule": settings.schedule,
+        "sampling": settings.sampling,
+        "start": settings.initial_law or ("a fixed point" if settings.steps_done >= 0 else ""),
+        "seed": str(record.seed),
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "machine": ", ".join(f"{name} {what}" for name, what in record.machine.items()),
+        "created": record.created,
+    }
+    facts = "".join(f"<dt>{name}</dt><dd>{escaped(text)}</dd>" for name, text in pairs.items() if text)
+    command = f"<pre>{escaped(record.command)}</pre>" if record.command else ""
+    data = "<p>The numbers behind this page, certificates included, are in <code>diagnosis.json</code> beside it.</p>"
+    return _section("reproduce", "Do it again", f'{command}<dl class="facts">{facts}</dl>{data}')
+
+
+def _citation(diagnosis: Diagnosis) -> str:
+    items = "".join(
+        f"<li>{escaped(judgement.title)}: {escaped(judgement.source)}</li>"
+        for judgement in citation.sources(diagnosis)
+    )
+    listed = f"<p>The theorems that this page applies:</p><ul>{items}</ul>" if items else ""
+    return _section("cite", "How to cite", f"{listed}<pre>{escaped(citation.bibtex(diagnosis))}</pre>")
+
+
+def _glossary(terms: tuple[glossary.Term, ...]) -> str:
+    rows = "".join(f"<dt>{escaped(term.word)}</dt><dd>{escaped(term.meaning)}</dd>" for term in terms)
+    return _section("glossary", "Glossary", f'<dl class="glossary">{rows}</dl>' if rows else "")
+
+
+def _words(diagnosis: Diagnosis) -> str:
+    """The text of the page in which glossary terms are looked for."""
+    verdict = diagnosis.verdict
+    texts = [verdict.sentence, *verdict.evidence, verdict.next_action, verdict.predicted_effect]
+    for row in diagnosis.questions:
+        texts += [row.question, row.answer, row.evidence, row.verdict]
+    for judgement in diagnosis.judgements:
+        texts += [judgement.title, judgement.sentence, str(judgement.outcome)]
+        for hypothesis in judgement.hypotheses:
+            texts += [hypothesis.statement, hypothesis.reason, model.hypothesis_word(hypothesis)]
+    return literal("\n".join(texts))

@@ -1,0 +1,75 @@
+"""A `Picture` on matplotlib axes: axes in, the same axes out; nothing is shown or saved."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from tameopt.extras import require
+from tameopt.picture import Image, Picture, Series
+from tameopt.report._field import CATEGORIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw(picture: Picture, ax: Axes | None = None) -> Axes:
+    """Draw on `ax`, or on the axes of a new figure that no window shows; returns the axes.
+
+    Raises MissingExtraError without matplotlib.
+
+    >>> axes = draw(Picture("p", "A title", "step", "loss", (Series.of("loss", [0, 1], [2, 1]),)))
+    >>> axes.get_xlabel()
+    'step'
+    """
+    if ax is None:
+        figure: Any = require("matplotlib.figure", "drawing a picture").Figure(layout="constrained")
+        ax = figure.subplots()
+    axes: Any = ax
+    if picture.image is not None:
+        _field(picture.image, axes)
+    for index, series in enumerate(picture.series):
+        _curve(series, f"C{index}", axes)
+    if picture.x_log:
+        axes.set_xscale("log")
+    if picture.y_log:
+        axes.set_yscale("log")
+    axes.set(title=picture.title, xlabel=picture.x_label, ylabel=picture.y_label)
+    if len([series for series in picture.series if series.label]) > 1:
+        axes.legend()
+    return axes
+
+
+def _curve(series: Series, colour: str, axes: Any) -> None:
+    label = series.label or None
+    match series.style:
+        case "points":
+            axes.plot(series.x, series.y, ".", color=colour, label=label)
+        case "steps":
+            axes.step(series.x, series.y, where="post", color=colour, label=label)
+        case "bars":
+            gaps = [b - a for a, b in zip(sorted(series.x), sorted(series.x)[1:], strict=False) if b > a]
+            axes.bar(series.x, series.y, width=0.84 * min(gaps, default=1.0), color=colour, label=label)
+        case "band":
+            axes.fill_between(series.x, series.y, series.y_upper, color=colour, alpha=0.25, label=label, linewidth=0)
+        case "vline":
+            for index, x in enumerate(series.x):
+                axes.axvline(x, color=colour, linestyle="--", label=label if index == 0 else None)
+        case "hline":
+            for index, y in enumerate(series.y):
+                axes.axhline(y, color=colour, linestyle="--", label=label if index == 0 else None)
+        case _:
+            axes.plot(series.x, series.y, color=colour, label=label)
+
+
+def _field(image: Image, axes: Any) -> None:
+    if image.categorical:
+        colours = [[channel / 255 for channel in colour] for colour in CATEGORIES]
+        listed = require("matplotlib.colors", "drawing a picture").ListedColormap(colours)
+        axes.pcolormesh(image.x, image.y, image.z, cmap=listed, vmin=-0.5, vmax=len(colours) - 0.5, shading="nearest")
+    else:
+        mesh = axes.pcolormesh(image.x, image.y, image.z, cmap="viridis", shading="nearest")
+        axes.figure.colorbar(mesh, ax=axes, label=image.label)
+    levels = sorted(level for level in image.levels if math.isfinite(level))
+    if levels:
+        axes.contour(image.x, image.y, image.z, levels=levels, colors="white", linewidths=0.8)

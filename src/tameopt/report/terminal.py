@@ -1,0 +1,174 @@
+"""A diagnosis on the terminal: the verdict first, then questions, theorems, costs and what was skipped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from tameopt import __version__
+from tameopt.audit.diagnosis import Diagnosis
+from tameopt.evidence import Outcome, Verdict
+from tameopt.report import model
+from tameopt.report.model import Level
+from tameopt.report.text import literal
+
+if TYPE_CHECKING:
+    from tameopt.theorems._judgement import Judgement
+
+_LEVEL_STYLE = {
+    Level.FINE: "bold green",
+    Level.UNDECIDED: "bold cyan",
+    Level.WARNING: "bold yellow",
+    Level.PROBLEM: "bold red",
+}
+_VERDICT_STYLE = {"PROVED": "green", "MEASURED": "cyan", "REFUTED": "red", "UNKNOWN": "yellow"}
+_OUTCOME_STYLE = {
+    Outcome.APPLIES: "bold green",
+    Outcome.AS_MEASURED: "bold cyan",
+    Outcome.LOCALLY: "bold cyan",
+    Outcome.UNDECIDED: "yellow",
+    Outcome.FAILS: "dim",
+}
+_TELLING = (Outcome.APPLIES, Outcome.AS_MEASURED, Outcome.LOCALLY)
+
+
+def render(diagnosis: Diagnosis, report_path: str = "", full: bool = False) -> RenderableType:
+    """The diagnosis as one rich renderable.
+
+    report_path: of the HTML report, shown at the end. full: every theorem with its hypotheses, rather than those
+    that say something about this run.
+    """
+    parts: list[RenderableType] = [_head(diagnosis), Text(), _verdict(diagnosis)]
+    if diagnosis.bugs:
+        parts += [Text(), *(Text(literal(f"BUG OF TAMEOPT  {bug}"), "bold red") for bug in diagnosis.bugs)]
+    if diagnosis.questions:
+        parts += [Text(), Padding(_questions(diagnosis), (0, 0, 0, 1))]
+    for group in model.ledger(diagnosis):
+        for judgement in group.judgements:
+            if full or group.outcome in _TELLING:
+                parts += [Text(), Padding(_theorem(judgement), (0, 0, 0, 1))]
+    if not full:
+        parts += _briefly(diagnosis)
+    parts += [Text(), *_foot(diagnosis, report_path)]
+    return Group(*parts)
+
+
+def show(diagnosis: Diagnosis, console: Console, report_path: str = "", full: bool = False) -> None:
+    """Print the diagnosis on a console."""
+    console.print(render(diagnosis, report_path, full))
+
+
+def _head(diagnosis: Diagnosis) -> Text:
+    line = Text(f"tameopt {__version__}", "dim")
+    line.append(f"  {literal(model.title(diagnosis))}", "bold not dim")
+    return line.append("   ".join(["", *(literal(piece) for piece in model.subject(diagnosis))]))
+
+
+def _verdict(diagnosis: Diagnosis) -> RenderableType:
+    verdict = diagnosis.verdict
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_row(
+        Text(literal(verdict.title), _LEVEL_STYLE[model.level(diagnosis)]),
+        Text(literal(verdict.sentence), "bold"),
+    )
+    for sentence in verdict.evidence:
+        table.add_row("", Text(literal(sentence)))
+    if verdict.next_action:
+        effect = f" {verdict.predicted_effect}" if verdict.predicted_effect else ""
+        table.add_row("", Text("Next: ", "bold").append(literal(verdict.next_action + effect), "not bold"))
+    for kind, sentence in verdict.also:
+        table.add_row("", Text(f"Also ({literal(kind)}): ", "dim").append(literal(sentence), "not dim"))
+    if verdict.confidence != "high":
+        table.add_row("", Text(f"Confidence: {verdict.confidence}", "dim"))
+    for note in diagnosis.notes:
+        table.add_row("", Text(literal(note), "yellow"))
+    return table
+
+
+def _questions(diagnosis: Diagnosis) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("Question", ratio=3)
+    table.add_column("Answer", ratio=5)
+    table.add_column("Evidence", ratio=6)
+    table.add_column("Confidence", no_wrap=True)
+    for row in diagnosis.questions:
+        worth = Text(row.verdict, _VERDICT_STYLE.get(row.verdict, "")) if row.verdict == "PROVED" else Text("")
+        table.add_row(
+            Text(literal(row.question)),
+            Text(literal(row.answer), "bold"),
+            Text(literal(row.evidence)),
+            worth if row.verdict == "PROVED" else Text(row.confidence),
+        )
+    return table
+
+
+def _theorem(judgement: Judgement) -> RenderableType:
+    head = Text("Theorem: ", "dim").append(literal(judgement.title), "bold not dim")
+    head.append(f"   {str(judgement.outcome).upper()}", _OUTCOME_STYLE[judgement.outcome])
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(ratio=5)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=7)
+    for hypothesis in judgement.hypotheses:
+        style = _VERDICT_STYLE[str(hypothesis.verdict)]
+        table.add_row(
+            Text(literal(hypothesis.statement)),
+            Text(model.hypothesis_word(hypothesis), style),
+            Text(literal(hypothesis.reason)),
+        )
+    parts: list[RenderableType] = [head, Padding(table, (0, 0, 0, 2))]
+    if judgement.sentence:
+        parts.append(Padding(Text("so: ", "dim").append(literal(judgement.sentence), "not dim"), (0, 0, 0, 2)))
+    for prediction in judgement.predictions:
+        agrees = {True: "agrees", False: "DISAGREES", None: "cannot tell"}[prediction.agrees]
+        line = Text(literal(f"{prediction.what}: predicted {prediction.predicted}, observed {prediction.observed}"))
+        line.append(f" ({agrees})", "red" if prediction.agrees is False else "dim")
+        parts.append(Padding(line, (0, 0, 0, 2)))
+    return Group(*parts)
+
+
+def _briefly(diagnosis: Diagnosis) -> list[RenderableType]:
+    """The theorems that say nothing about this run, one line each."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(ratio=4)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=7)
+    for group in model.ledger(diagnosis):
+        if group.outcome in _TELLING:
+            continue
+        for judgement in group.judgements:
+            table.add_row(
+                Text(literal(judgement.title)),
+                Text(str(judgement.outcome), _OUTCOME_STYLE[judgement.outcome]),
+                Text(literal(_why_not(judgement)), "dim"),
+            )
+    return (
+        [Text(), Padding(Text("Other theorems", "dim"), (0, 0, 0, 1)), Padding(table, (0, 0, 0, 3))]
+        if table.rows
+        else []
+    )
+
+
+def _why_not(judgement: Judgement) -> str:
+    wanted = Verdict.REFUTED if judgement.outcome is Outcome.FAILS else Verdict.UNKNOWN
+    for hypothesis in judgement.hypotheses:
+        if hypothesis.verdict is wanted and not hypothesis.locally:
+            return f"{hypothesis.statement}: {hypothesis.reason}"
+    return judgement.missing[0] if judgement.missing else judgement.sentence
+
+
+def _foot(diagnosis: Diagnosis, report_path: str) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    if cost := model.costs(diagnosis):
+        lines.append(Text(f" cost: {cost}", "dim"))
+    missing = [record for record in diagnosis.analyses if record.status in ("skipped", "interrupted")]
+    lines += [Text(literal(f" {one.status}: {one.name} ({model.not_run(one)})"), "dim") for one in missing]
+    if report_path:
+        lines.append(Text(" report: ", "dim").append(literal(report_path), "bold not dim"))
+    return lines
