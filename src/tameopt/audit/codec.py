@@ -80,7 +80,7 @@ def decode(kind: Any, data: Any, where: str = "") -> Any:
         except KeyError:
             known = ", ".join(kind.__members__)
             raise ValueError(f"{where or 'the value'} must be one of {known}, got {data!r}.") from None
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(data, dict):
             raise ValueError(f"{where or 'the value'} must be an object, got {type(data).__name__}.")
         return kind(

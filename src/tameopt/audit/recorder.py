@@ -1,0 +1,127 @@
+"""What a training loop writes down: scalars in blocks, theta on a grid, and windows of consecutive iterates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from tameopt.run import Run
+
+_GRID_POINTS = 160  # our choice: enough for fits of rates, cheap beside thousands of steps
+_VECTOR_BYTES = 256 << 20  # our choice: what the iterates of one run may take on disk
+_WINDOW_BYTES = 48 << 20
+_WINDOW_STEPS = 160  # consecutive steps in a window, for the ODE method
+_FLUSH_SECONDS = 1.0  # what kill -9 can cost at most, besides the present window
+_FLUSH_STEPS = 512
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which steps are looked at closely.
+
+    full: steps at which F and its gradient are evaluated over all samples. thetas: steps at which theta is saved.
+    windows: [first, last] ranges of consecutive steps whose theta are all saved.
+    """
+
+    full: frozenset[int]
+    thetas: frozenset[int]
+    windows: tuple[tuple[int, int], ...]
+
+    @staticmethod
+    def plan(steps: int, d: int, bytes_per_number: int, points: int = _GRID_POINTS) -> Grid:
+        """A grid for `steps` steps of theta in R^d: evenly spaced, denser at the start, bounded in memory.
+
+        Short runs of few parameters are recorded whole.
+        """
+        size = max(1, d * bytes_per_number)
+        if steps <= 2000 and d <= 64:
+            every = frozenset(range(steps))
+            return Grid(every, every, ((0, steps),))
+        even = {round(i * steps / points) for i in range(points)}
+        early = {round(1.35**i) - 1 for i in range(1, 40)}
+        full = {k for k in even | early if 0 <= k < steps}
+        room = max(4, _VECTOR_BYTES // size)
+        thetas = set(sorted(full)[:: max(1, -(-len(full) // room))])
+        length = min(_WINDOW_STEPS, _WINDOW_BYTES // (3 * size), steps // 4)
+        windows: tuple[tuple[int, int], ...] = ()
+        if length >= 20:
+            starts = sorted({steps // 50, steps // 3, steps - length})
+            windows = tuple((start, start + length) for start in starts)
+            windows = tuple(window for i, window in enumerate(windows) if i == 0 or window[0] > windows[i - 1][1])
+        return Grid(frozenset(full), frozenset(thetas), windows)
+
+
+@dataclass
+class Recorder:
+    """Buffers what a loop measures and writes it in few transactions.
+
+    The loop calls `scalar` and `theta`; `flush` writes everything and is called by `tick` about once a second.
+    """
+
+    run: Run
+    grid: Grid
+    _columns: dict[str, tuple[list[int], list[float | torch.Tensor]]] = field(default_factory=dict)
+    _steps: list[int] = field(default_factory=list)
+    _thetas: list[torch.Tensor] = field(default_factory=list)
+    _saved: set[int] = field(default_factory=set)
+    _window: int = 0
+    _flushed: float = field(default_factory=time.perf_counter)
+    _since: int = 0
+
+    def scalars(self, step: int, numbers: Mapping[str, float | torch.Tensor]) -> None:
+        """Numbers of a step; device scalars are read when they are flushed, many at once."""
+        for name, number in numbers.items():
+            steps, column = self._columns.setdefault(name, ([], []))
+            steps.append(step)
+            column.append(number)
+
+    def wants_theta(self, step: int) -> bool:
+        """Whether theta before step `step` is to be saved."""
+        return step in self.grid.thetas or self._in_window(step)
+
+    def theta(self, step: int, theta: torch.Tensor) -> None:
+        """theta: (d,), a copy nobody else writes."""
+        if step in self._saved:
+            return
+        self._saved.add(step)
+        self._steps.append(step)
+        self._thetas.append(theta)
+
+    def tick(self) -> bool:
+        """Called once a step; flushes now and then, and says whether it did."""
+        self._since += 1
+        if self._since >= _FLUSH_STEPS or (
+            self._since % 16 == 0 and time.perf_counter() - self._flushed > _FLUSH_SECONDS
+        ):
+            self.flush()
+            return True
+        return False
+
+    def flush(self) -> None:
+        """Write everything that is buffered."""
+        for name, (steps, column) in self._columns.items():
+            if steps:
+                self.run.record_many(steps, {name: _as_floats(column)})
+        self._columns.clear()
+        if self._steps:
+            self.run.save_block("theta", self._steps, torch.stack(self._thetas))
+            self._steps, self._thetas = [], []
+        self._flushed, self._since = time.perf_counter(), 0
+
+    def _in_window(self, step: int) -> bool:
+        windows = self.grid.windows
+        while self._window < len(windows) and step > windows[self._window][1]:
+            self._window += 1
+        return self._window < len(windows) and windows[self._window][0] <= step
+
+
+def _as_floats(column: list[float | torch.Tensor]) -> list[float]:
+    tensors = [number for number in column if isinstance(number, torch.Tensor)]
+    if not tensors:
+        return [float(number) for number in column]
+    # one transfer for the whole block instead of one a step
+    read = iter(torch.stack([tensor.detach().double().reshape(()) for tensor in tensors]).tolist())
+    return [next(read) if isinstance(number, torch.Tensor) else float(number) for number in column]
