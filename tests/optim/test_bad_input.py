@@ -39,7 +39,7 @@ def test_wrong_types():
 
 
 def test_unknown_optimizer():
-    with pytest.raises(AttributeError, match=r"tameopt\.optim has no optimizer 'Adams': it has Ada"):
+    with pytest.raises(AttributeError, match=r"tameopt\.optim has no optimizer 'Adams': it has ASGD, Ada"):
         _ = optim.Adams
     with pytest.raises(ValueError, match="Did you mean 'Adam'"):
         optim.entry("adam")

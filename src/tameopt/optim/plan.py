@@ -74,6 +74,9 @@ class Bucket:
     groups: np.ndarray[Any, Any]
     cache: dict[str, Any] = field(default_factory=dict)  # what an engine lays out once (pointer tables)
 
+    def _stored(self, value: float) -> float:
+        return float(next(iter(self.scalars.values())).dtype.type(value))
+
     def advance(
         self, options: Sequence[Options], present: np.ndarray[Any, Any] | None
     ) -> tuple[list[Numbers], np.ndarray[Any, Any]]:
@@ -96,7 +99,7 @@ class Bucket:
             inverse[here] = found.reshape(-1)
         rows = []
         for number, key in enumerate(keys):
-            scalars = {"first": key[1], **dict(zip(names, key[2:].tolist(), strict=True))}
+            scalars = {"first": key[1], "stored": self._stored, **dict(zip(names, key[2:].tolist(), strict=True))}
             scalars["step"] = scalars.get("step", 0.0) + 1.0
             row, moved = coefficients_of(self.signature.rule, options[int(key[0])], scalars)
             moved = {**moved, "step": scalars["step"]}

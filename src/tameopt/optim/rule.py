@@ -45,6 +45,11 @@ class Scalar:
     initial: Callable[[Options], float]
 
 
+def _no_sparse(options: Options) -> str:
+    del options
+    return "no"
+
+
 @dataclass(frozen=True)
 class Rule:
     """An optimizer as a pure function.
@@ -52,9 +57,11 @@ class Rule:
     name: how people call it. states(options) -> the tensors it keeps. flags(options) -> the booleans (and the few
     other hashable choices) that change the arithmetic and hence the generated kernel; everything else may change at
     each step for free. coefficients(options, s) -> (numbers for `update`, new values of the scalars), where `s.step`
-    is k = 1, 2, ..., `s.first` is 1.0 at the first step of a parameter and 0.0 after, and s carries the scalars.
+    is k = 1, 2, ..., `s.first` is 1.0 at the first step of a parameter and 0.0 after, s carries the scalars, and
+    `s.stored(x)` rounds x as the state will hold it.
     update(theta, g, state, c, on) -> (new theta, {name: new state}), where state, c and on are namespaces of the
-    states, the coefficients and the flags.
+    states, the coefficients and the flags. sparse(options) -> what a sparse gradient does: "rows" (the rule acts on
+    its rows alone), "dense" (it is filled up with zeros), "only" (a dense gradient is the error) or "no".
     """
 
     name: str
@@ -66,6 +73,7 @@ class Rule:
     ]
     scalars: tuple[Scalar, ...] = ()
     counts_steps: bool = True  # whether torch's state has "step" for it (SGD's has not)
+    sparse: Callable[[Options], str] = _no_sparse
 
 
 def coefficients_of(rule: Rule, options: Options, scalars: Mapping[str, Any]) -> tuple[Numbers, Numbers]:

@@ -54,7 +54,12 @@ def update(
     return theta - c.lr * direction, {"momentum_buffer": v}
 
 
-RULE = Rule("SGD", states, flags, coefficients, update, counts_steps=False)
+def sparse(options: Options) -> str:
+    """Without momentum and decay only the rows with a gradient move; otherwise every row does."""
+    return "dense" if options["momentum"] != 0 or options["weight_decay"] != 0 else "rows"
+
+
+RULE = Rule("SGD", states, flags, coefficients, update, counts_steps=False, sparse=sparse)
 
 
 class SGD(RuleOptimizer):
