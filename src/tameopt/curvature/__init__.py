@@ -1,0 +1,40 @@
+"""Curvature: Hessian eigenvalues with error bounds, what kind of point theta is, and how large a step may be.
+
+>>> import torch
+>>> import tameopt as tame
+>>> saddle = tame.Problem.from_function(lambda t: t[0] ** 2 - t[1] ** 2, torch.zeros(2, dtype=torch.float64))
+>>> tame.curvature.classify(saddle).kind
+'strict saddle'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# name -> the module that defines it, imported when it is first named. No module here has the name of a
+# function: importing it would put the module in the function's place.
+_NAMES = {
+    "spectrum": "eigenvalues",
+    "Spectrum": "eigenvalues",
+    "ritz_pairs": "lanczos",
+    "RitzPairs": "lanczos",
+    "classify": "classification",
+    "Classification": "classification",
+    "lipschitz": "sharpness",
+    "Sharpness": "sharpness",
+    "stability_limit": "stability",
+    "StabilityLimit": "stability",
+}
+
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"tameopt.curvature.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'tameopt.curvature' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

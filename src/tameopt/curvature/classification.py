@@ -1,0 +1,212 @@
+"""What kind of point theta is: critical or not, minimum, strict saddle, maximum, degenerate, or undecided.
+
+Floating-point arithmetic cannot prove that an eigenvalue is 0, nor that a gradient is. What it can show, and what
+is reported, is which eigenvalues lie farther from 0 than their errors, and how far the nearest critical point must
+at least be. `curvature.rigorous` proves more for small problems.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from tameopt.curvature.eigenvalues import Spectrum, spectrum
+from tameopt.evidence import Verdict
+from tameopt.problem import Problem
+
+KINDS = ("minimum", "strict saddle", "maximum", "degenerate", "not critical", "undecided")
+
+# A point counts as critical when the lower bound norm(g) / L on its distance to a critical point is below this
+# share of max(1, norm(theta)). Our choice: 1e-6 is what optimizers run to convergence in float64 reach easily.
+GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+# Eigenvalues this small against the largest count as 0. Our choice: at a point that is critical to 1e-6, a zero
+# eigenvalue of the critical point shows up at about 1e-6 times the Hessian's own Lipschitz constant.
+ZERO_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A point and its curvature.
+
+    kind: one of KINDS; "maximum" and "strict saddle" both have a negative direction (Lee et al. 2016 call both
+        strict saddles). hessian_kind: what the Hessian alone says, whatever the gradient ("minimum" then means
+        that no direction curves down).
+    index, nullity: numbers of negative and of zero eigenvalues, None when not all were found.
+    index_interval, nullity_interval: what they lie in given the errors; an upper end of d means "not known".
+    eigenvalues, residuals: (p,) found, ascending. negative_directions: (d, q), one column for each of the q
+        surely negative eigenvalues that were found.
+    gradient_norm: norm(grad F(theta)). distance_to_critical: at least this far to any critical point, as far as
+        the largest eigenvalue found bounds the gradient's Lipschitz constant on the way.
+    verdict: MEASURED, UNKNOWN for "undecided", PROVED by `curvature.rigorous` only. reason: in words.
+    """
+
+    kind: str
+    hessian_kind: str
+    index: int | None
+    nullity: int | None
+    index_interval: tuple[int, int]
+    nullity_interval: tuple[int, int]
+    eigenvalues: torch.Tensor
+    residuals: torch.Tensor
+    negative_directions: torch.Tensor
+    gradient_norm: float
+    distance_to_critical: float
+    value: float
+    verdict: Verdict
+    reason: str
+    spectrum: Spectrum
+
+    def __repr__(self) -> str:
+        index = f"index {self.index}" if self.index is not None else f"index in {list(self.index_interval)}"
+        nullity = f", nullity {self.nullity}" if self.nullity is not None else ""
+        return f"Classification({self.kind}, {index}{nullity}, norm(g) {self.gradient_norm:.2e}, {self.verdict})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p><p>{html.escape(self.reason)}</p>{self.spectrum._repr_html_()}"
+
+
+def classify(
+    problem: Problem,
+    theta: torch.Tensor | None = None,
+    *,
+    k: int = 10,
+    gradient_tolerance: float | None = None,
+    zero_tolerance: float | None = None,
+    dense_below: int = 1000,
+    max_products: int | None = None,
+    start: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Classification:
+    """Classify theta by its gradient and the eigenvalues of its Hessian.
+
+    theta: (d,), by default the model's parameters now. gradient_tolerance: theta is critical when norm(g) <=
+    gradient_tolerance * max(1, norm(theta)) * max abs(eigenvalue), or norm(g) is within rounding of 0.
+    zero_tolerance: eigenvalues up to this share of the largest count as 0. dense_below: up to this d all
+    eigenvalues are computed, by d products; beyond it, k at each end by block Lanczos, and then index and nullity
+    are intervals. The other arguments are those of `spectrum`.
+
+    The kind is MEASURED. Cost: one gradient and `result.spectrum.products` Hessian products.
+
+    >>> F = lambda t: t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2
+    >>> classify(Problem.from_function(F, torch.zeros(2, dtype=torch.float64)))
+    Classification(strict saddle, index 1, nullity 0, norm(g) 0.00e+00, MEASURED)
+    """
+    at = problem.theta if theta is None else theta
+    value, gradient = problem.value_and_gradient(at)
+    if gradient_tolerance is None:
+        gradient_tolerance = GRADIENT_TOLERANCE.get(problem.dtype, 1e-3)
+    if zero_tolerance is None:
+        zero_tolerance = ZERO_TOLERANCE.get(problem.dtype, 1e-3)
+    found = spectrum(
+        problem,
+        at,
+        k,
+        dense_below=dense_below,
+        max_products=max_products,
+        start=start,
+        generator=generator,
+        notify=notify,
+    )
+    return judge(found, float(value), float(gradient.double().norm()), at, gradient_tolerance, zero_tolerance)
+
+
+def judge(
+    found: Spectrum,
+    value: float,
+    gradient_norm: float,
+    theta: torch.Tensor,
+    gradient_tolerance: float,
+    zero_tolerance: float,
+) -> Classification:
+    """The classification that a gradient norm and a spectrum support; no further evaluation."""
+    hessian_kind, why = _hessian_kind(found, zero_tolerance)
+    index, nullity, index_interval, nullity_interval = _counts(found, zero_tolerance)
+    size = max(1.0, float(theta.double().norm()))
+    finite = gradient_norm == gradient_norm and abs(gradient_norm) != float("inf")
+    norm = found.norm if found.all_ritz.numel() else 0.0
+    distance = gradient_norm / norm if norm > 0 else (0.0 if gradient_norm == 0 else float("inf"))
+    # what rounding leaves of a gradient that is exactly 0: our choice, some 100 ulp of the terms that cancel
+    rounding = 100 * torch.finfo(found.vectors.dtype).eps * max(norm * size, abs(value))
+    critical = finite and (gradient_norm <= rounding or distance <= gradient_tolerance * size)
+    if not finite:
+        kind, reason = "undecided", f"norm(grad F) is {gradient_norm} at this point."
+    elif found.failure and found.all_ritz.numel() == 0:
+        kind, reason = "undecided", f"the Hessian could not be evaluated: {found.failure}."
+    elif not critical:
+        kind = "not critical"
+        reason = (
+            f"norm(grad F) = {gradient_norm:.3g}: the nearest critical point is at a distance of at least about "
+            f"{distance:.2g}. {why}"
+        )
+    else:
+        kind = hessian_kind
+        reason = f"norm(grad F) = {gradient_norm:.3g}, critical to within {distance:.1g} in theta. {why}"
+    surely_negative = found.eigenvalues < -found.noise if found.complete else found.eigenvalues < -found.errors
+    return Classification(
+        kind=kind,
+        hessian_kind=hessian_kind,
+        index=index,
+        nullity=nullity,
+        index_interval=index_interval,
+        nullity_interval=nullity_interval,
+        eigenvalues=found.eigenvalues,
+        residuals=found.residuals,
+        negative_directions=found.vectors[:, surely_negative.to(found.vectors.device)],
+        gradient_norm=gradient_norm,
+        distance_to_critical=distance,
+        value=value,
+        verdict=Verdict.UNKNOWN if kind == "undecided" else Verdict.MEASURED,
+        reason=reason,
+        spectrum=found,
+    )
+
+
+def _counts(
+    found: Spectrum, zero_tolerance: float
+) -> tuple[int | None, int | None, tuple[int, int], tuple[int, int]]:
+    """index, nullity and their intervals."""
+    ritz = found.all_ritz
+    if ritz.numel() == 0:
+        return None, None, (0, found.dim), (0, found.dim)
+    noise = found.noise
+    zero = max(noise, zero_tolerance * found.norm)
+    # interlacing: every Ritz value beyond the noise counts an eigenvalue on its side, converged or not
+    surely_negative, surely_positive = int((ritz < -noise).sum()), int((ritz > noise).sum())
+    index_interval = (surely_negative, found.dim - surely_positive)
+    if not found.complete:
+        return None, None, index_interval, (0, found.dim - int((ritz.abs() > noise).sum()))
+    negative, null = int((ritz < -zero).sum()), int((ritz.abs() <= zero).sum())
+    # floating point never shows a 0: all that is sure is how many are not
+    return negative, null, index_interval, (0, null)
+
+
+def _hessian_kind(found: Spectrum, zero_tolerance: float) -> tuple[str, str]:
+    """The kind of a critical point with this spectrum, and why."""
+    if found.all_ritz.numel() == 0:
+        return "undecided", "no eigenvalue was found."
+    low, high = found.lambda_min, found.lambda_max
+    zero = max(found.noise, zero_tolerance * found.norm)
+    span = f"eigenvalues reach from {low:.4g} to {high:.4g}"
+    if low < -zero:
+        if high < -zero and (found.complete or found.missed < -high):
+            return "maximum", f"all curve down: {span}."
+        return "strict saddle", f"a direction curves down: {span}."
+    if found.complete:
+        if low > zero:
+            return "minimum", f"all directions curve up: {span}."
+        return "degenerate", f"none curves down beyond {zero:.1g}, some are flat: {span}."
+    if not bool(found.converged[0]):
+        return "undecided", f"the smallest eigenvalue has not converged: {low:.4g} +- {float(found.errors[0]):.1g}."
+    lowest_possible = low - max(float(found.errors[0]), found.missed)
+    if lowest_possible > zero:
+        return "minimum", f"all directions curve up: {span}; missed by at most {found.missed:.2g} (99%)."
+    if low <= zero and float(found.errors[0]) <= zero and found.missed <= zero:
+        return "degenerate", f"none found curves down beyond {zero:.1g}: {span}."
+    return "undecided", (
+        f"no direction that curves down was found ({span}), but one of up to {found.missed:.2g} may have been "
+        "missed (99%)."
+    )

@@ -1,0 +1,140 @@
+"""Classification on functions whose critical points are known, and against what would fool it."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import tameopt as tame
+from tameopt.evidence import Verdict
+from tameopt.problem import Problem
+
+F64 = torch.float64
+
+
+def problem_of(function, theta):
+    return Problem.from_function(function, torch.as_tensor(theta, dtype=F64))
+
+
+def lee(t):
+    return t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2
+
+
+@pytest.mark.parametrize(
+    "theta, kind, index",
+    [([0.0, 0.0], "strict saddle", 1), ([0.0, 1.0], "minimum", 0), ([0.0, -1.0], "minimum", 0)],
+)
+def test_the_double_well(theta, kind, index):
+    point = tame.curvature.classify(problem_of(lee, theta))
+    assert (point.kind, point.index, point.nullity, point.verdict) == (kind, index, 0, Verdict.MEASURED)
+
+
+def test_a_maximum_and_a_flat_point():
+    assert tame.curvature.classify(problem_of(lambda t: -(t**2).sum(), [0.0, 0.0])).kind == "maximum"
+    flat = tame.curvature.classify(problem_of(lambda t: t[0] ** 2 + t[1] ** 4, [0.0, 0.0]))
+    assert (flat.kind, flat.index, flat.nullity) == ("degenerate", 0, 1)
+    # a zero eigenvalue might be a tiny negative one: the interval says so
+    assert flat.index_interval == (0, 1)
+
+
+def test_a_non_strict_saddle_is_not_called_a_minimum_nor_a_strict_saddle():
+    point = tame.curvature.classify(problem_of(lambda t: t[0] ** 2 / 2 + t[1] ** 3 / 3, [0.0, 0.0]))
+    assert point.kind == "degenerate"
+
+
+def test_a_point_on_a_slope_is_not_critical_though_its_hessian_is_that_of_a_saddle():
+    point = tame.curvature.classify(problem_of(lee, [0.5, 0.1]))
+    assert point.kind == "not critical" and point.hessian_kind == "strict saddle"
+    assert point.negative_directions.shape == (2, 1)
+    v = point.negative_directions[:, 0]
+    assert float(v @ (problem_of(lee, [0.5, 0.1]).hessian(torch.tensor([0.5, 0.1], dtype=F64)) @ v)) < 0
+
+
+def test_gradient_flat_points_are_not_critical():
+    """The gradient lies in the kernel of the Hessian and is not 0: gradient-norm minimisers stop here."""
+    point = tame.curvature.classify(problem_of(lambda t: t[0] ** 3 + t[0] + t[1] ** 2, [0.0, 0.0]))
+    assert point.kind == "not critical"
+
+
+def test_scaling_f_changes_no_kind():
+    for scale in (1e-12, 1.0, 1e12):
+        point = tame.curvature.classify(problem_of(lambda t, c=scale: c * lee(t), [0.0, 0.0]))
+        assert point.kind == "strict saddle"
+        slope = tame.curvature.classify(problem_of(lambda t, c=scale: c * lee(t), [0.3, 0.5]))
+        assert slope.kind == "not critical"
+
+
+def test_nan_is_a_diagnosis():
+    point = tame.curvature.classify(problem_of(lambda t: torch.sqrt(t - 1).sum(), [0.0, 0.0]))
+    assert point.kind == "undecided" and point.verdict is Verdict.UNKNOWN
+    assert "nan" in point.reason
+
+
+def large(values, tilt=0.0):
+    """sum a_j t_j^2 / 2 in many variables; at 0 its Hessian is diag(a)."""
+    a = torch.as_tensor(values, dtype=F64)
+    return Problem.from_function(lambda t: (a * t**2).sum() / 2 + tilt * t[0], torch.zeros(a.numel(), dtype=F64))
+
+
+def test_large_problems_get_intervals_and_never_a_nullity():
+    values = torch.cat([torch.tensor([-1.0, -0.5]), torch.linspace(0.5, 3, 1500)])
+    point = tame.curvature.classify(large(values), dense_below=100)
+    assert point.kind == "strict saddle" and point.index is None and point.nullity is None
+    assert point.index_interval[0] == 2 and point.index_interval[1] >= 2
+
+
+def test_large_minimum_needs_room_below_the_smallest_eigenvalue():
+    """lambda_min = 1e-9 against lambda_max = 1 cannot be told from 0 by a few products."""
+    sure = tame.curvature.classify(large(torch.linspace(2, 3, 1200)), dense_below=100)
+    assert sure.kind == "minimum"
+    thin = tame.curvature.classify(
+        large(torch.cat([torch.tensor([1e-9]), torch.linspace(0, 1, 1199)])), dense_below=100
+    )
+    assert thin.kind in ("undecided", "degenerate")
+
+
+def test_one_hidden_negative_direction_among_many_is_not_called_a_minimum():
+    values = torch.ones(3000, dtype=F64)
+    values[1234] = -1e-4
+    point = tame.curvature.classify(large(values), dense_below=100, max_products=8)
+    assert point.kind != "minimum"
+
+
+@pytest.mark.parametrize(
+    "kept, loss, index, nullity",
+    [((), 15, 12, 0), ((0,), 7, 6, 5), ((0, 1), 2.5, 2, 8), ((0, 1, 2), 0.5, 0, 9), ((1, 2, 3), 8, 3, 9)],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_linear_nets_at_rotated_critical_points(kept, loss, index, nullity, seed):
+    """Two layers, Y = diag(4, 3, 2, 1), 3 hidden units: index and nullity at any symmetry-equivalent point."""
+    d, hidden = 4, 3
+    generator = torch.Generator().manual_seed(seed)
+    Y = torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=F64))
+    change = torch.randn(hidden, hidden, generator=generator, dtype=F64) + 2 * torch.eye(hidden, dtype=F64)
+    W2, W1 = torch.zeros(d, hidden, dtype=F64), torch.zeros(hidden, d, dtype=F64)
+    for unit, j in enumerate(kept):
+        W2[j, unit] = Y[j, j].sqrt()
+        W1[unit, j] = Y[j, j].sqrt()
+    theta = torch.cat([(W2 @ change).reshape(-1), torch.linalg.solve(change, W1).reshape(-1)])
+
+    def F(t):
+        return (t[: d * hidden].view(d, hidden) @ t[d * hidden :].view(hidden, d) - Y).square().sum() / 2
+
+    point = tame.curvature.classify(Problem.from_function(F, theta))
+    assert point.value == pytest.approx(loss, abs=1e-9)
+    assert (point.index, point.nullity) == (index, nullity)
+
+
+def test_linear_regression_has_the_hessian_2_xtx_over_n():
+    generator = torch.Generator().manual_seed(0)
+    X, y = torch.randn(30, 4, generator=generator, dtype=F64), torch.randn(30, 1, generator=generator, dtype=F64)
+    problem = Problem(nn.Linear(4, 1, bias=False, dtype=F64), nn.functional.mse_loss, (X, y), batch_size=7)
+    expected = torch.linalg.eigvalsh(2 * X.T @ X / 30)
+    assert torch.allclose(tame.curvature.spectrum(problem).eigenvalues, expected, atol=1e-12)
+
+
+def test_repr_and_html_show_the_kind():
+    point = tame.curvature.classify(problem_of(lee, [0.0, 0.0]))
+    assert repr(point) == "Classification(strict saddle, index 1, nullity 0, norm(g) 0.00e+00, MEASURED)"
+    assert "<table>" in point._repr_html_() and math.isfinite(point.spectrum.norm)
