@@ -1,0 +1,25 @@
+"""Dynamics: gradient descent as a map, its fixed points, manifolds, basins and continuous-time limits."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# name -> the module that defines it, imported when it is first named. No module here has the name of a function:
+# importing it would put the module in the function's place.
+_NAMES = {
+    "gradient_flow": "flow",
+    "inclusion": "inclusion",
+}
+
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"tameopt.dynamics.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'tameopt.dynamics' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
