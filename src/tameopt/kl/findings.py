@@ -1,0 +1,223 @@
+"""What this room answers for the audit."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tameopt.analysis import Analysis, Answer, Context
+from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
+from tameopt.kl.fit import Fit, fit
+from tameopt.kl.gradient_law import GradientLaw, gradient_law
+from tameopt.kl.least_squares import least_squares
+from tameopt.kl.ntk import ntk
+from tameopt.kl.path import path_length
+from tameopt.kl.pictures import decay_picture, gradient_picture
+from tameopt.kl.pl import path_pl
+from tameopt.kl.run_findings import (
+    descend_finding,
+    exponent_finding,
+    finite_findings,
+    iterates_findings,
+    noise_floor_finding,
+    pl_finding,
+    rate_findings,
+    values_converge_finding,
+)
+from tameopt.kl.series import LossSeries, loss_series
+
+_RUN_CLAIMS = (
+    "run.finite", "run.diverged", "values.descend", "values.converge", "run.noise_floor", "rate.linear",
+    "rate.sublinear", "rate.steps_to_target", "iterates.bounded", "iterates.finite_length", "iterates.converge",
+    "kl.exponent", "kl.pl_constant",
+)  # fmt: skip
+_KERNEL_ROWS = 1000  # our choice: eigenvalues of a 1000 x 1000 kernel take a fraction of a second
+
+
+_NONNEGATIVE_MODULES = (
+    nn.MSELoss, nn.CrossEntropyLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss,
+    nn.SoftMarginLoss, nn.MultiLabelSoftMarginLoss, nn.MultiMarginLoss, nn.MarginRankingLoss,
+)  # fmt: skip
+_NONNEGATIVE_FUNCTIONS = (
+    functional.mse_loss, functional.cross_entropy, functional.binary_cross_entropy, functional.l1_loss,
+    functional.binary_cross_entropy_with_logits, functional.smooth_l1_loss, functional.huber_loss,
+    functional.soft_margin_loss, functional.multi_margin_loss,
+)  # fmt: skip
+
+
+def _no_run(context: Context) -> str:
+    if context.run is None:
+        return "the problem was not trained: there is no run to read"
+    return ""
+
+
+def lower_bound(context: Context) -> float | None:
+    """0 for torch's losses that are sums of nonnegative terms, else None. It bounds fits; it proves nothing."""
+    loss = context.problem.loss
+    if isinstance(loss, _NONNEGATIVE_MODULES) or any(loss is function for function in _NONNEGATIVE_FUNCTIONS):
+        return 0.0
+    return None
+
+
+def _analyse_run(context: Context) -> Answer:
+    begun = time.perf_counter()
+    run = context.run
+    assert run is not None
+    findings: list[Finding] = list(finite_findings(run))
+    try:
+        series = loss_series(run)
+    except ValueError as error:
+        reported = {finding.claim for finding in findings}
+        findings += [
+            unknown(claim, f"The record does not say: {error}", missing="full_loss", remedy="record full_loss")
+            for claim in _RUN_CLAIMS
+            if claim not in reported
+        ]
+        return Answer(tuple(findings), cost=Cost(seconds=time.perf_counter() - begun))
+    lower = lower_bound(context)
+    fitted = fit(series, lower=lower, seed=context.seed)
+    law, law_series = _law(series, fitted, lower, context.seed)
+    length = path_length(run)
+    pl = path_pl(series.tail(series.size - fitted.points), fitted.F_star, fitted.F_star_interval)
+    findings += [
+        descend_finding(series),
+        values_converge_finding(fitted, series),
+        noise_floor_finding(fitted, series),
+        *rate_findings(fitted, series),
+        *iterates_findings(run, fitted, law, length),
+        exponent_finding(law, fitted),
+        pl_finding(pl, fitted),
+    ]
+    pictures = [decay_picture(fitted, series)]
+    if law is not None and fitted.regime != "noise floor":
+        pictures.append(gradient_picture(law, law_series))
+    return Answer(
+        tuple(findings),
+        tuple(picture for picture in pictures if picture is not None),
+        _facts(fitted),
+        Cost(seconds=time.perf_counter() - begun),
+    )
+
+
+def _law(series: LossSeries, fitted: Fit, lower: float | None, seed: int) -> tuple[GradientLaw | None, LossSeries]:
+    """The gradient law on the fitted tail, or on the whole record's second half when nothing was fitted."""
+    tail = series.tail(series.size - fitted.points if fitted.points else series.size // 2)
+    F_star = fitted.F_star if fitted.regime in ("linear", "sublinear") else None
+    return gradient_law(tail, lower=lower, F_star=F_star, seed=seed), tail
+
+
+def _facts(fitted: Fit) -> dict[str, Any]:
+    return {
+        "kl.fit": {
+            "regime": fitted.regime,
+            "reason": fitted.reason,
+            "first_step": fitted.first,
+            "last_step": fitted.last,
+            "points": fitted.points,
+        }
+    }
+
+
+def _no_outputs(context: Context) -> str:
+    problem = context.problem
+    if problem.is_function:
+        return "a plain function of theta has no samples and no outputs"
+    if problem.forward is not None:
+        return "the problem was given as forward(model, batch), which hides the outputs"
+    if not problem.batches.indexable:
+        return "the samples cannot be picked by number"
+    return ""
+
+
+def _analyse_kernel(context: Context) -> Answer:
+    begun = time.perf_counter()
+    problem = context.problem
+    squares = least_squares(problem, context.seed)
+    if squares.holds:
+        loss = measured(
+            "loss.least_squares",
+            f"The loss is least squares: F = {squares.scale:.4g} norm(outputs - targets)^2 at every probe.",
+            squares.scale,
+            method="loss(output, target) / norm(output - target)^2 at 12 outputs of our choice",
+            error_kind="largest relative disagreement of the probes",
+            interval=(squares.scale * (1 - squares.error), squares.scale * (1 + squares.error)),
+            scope=Scope.GLOBAL,
+            sample_size=12,
+            seed=context.seed,
+        )
+    else:
+        loss = refuted(
+            "loss.least_squares",
+            f"The loss is not least squares: {squares.reason}.",
+            {"reason": squares.reason},
+            method="loss(output, target) at outputs of our choice",
+            scope=Scope.GLOBAL,
+        )
+    with torch.no_grad():
+        per_sample = problem.batch_output(
+            problem.unflatten(context.theta), problem.batches.pick(torch.arange(1)), True
+        ).numel()
+    count = max(1, min(problem.n, 200, _KERNEL_ROWS // max(1, per_sample)))
+    chosen = torch.randperm(problem.n, generator=context.generator(11))[:count].sort().values
+    kernel = ntk(problem, context.theta, chosen)
+    which = "all samples" if count == problem.n else f"{count} of {problem.n:,} samples, drawn by seed {context.seed}"
+    size = count * kernel.outputs
+    singular = size > kernel.rank_bound
+    text = f"The tangent kernel of {which} ({size} x {size}) "
+    text += f"has eigenvalues {kernel.lambda_min:.3g} to {kernel.lambda_max:.3g}"
+    if singular:
+        text += f": it is singular, since {size} outputs exceed the {problem.dim:,} parameters"
+    elif count < problem.n:
+        # the kernel of a subset is a principal submatrix, so by Cauchy interlacing
+        text += "; the least eigenvalue of all samples together is at most that"
+    finding = measured(
+        "ntk.lambda_min",
+        text + ".",
+        max(kernel.lambda_min, 0.0) if singular else kernel.lambda_min,
+        method=f"Jacobian of the outputs, contracted, {which}; dense eigenvalues",
+        error_kind="rounding",
+        interval=(kernel.lambda_min - kernel.rounding, kernel.lambda_min + kernel.rounding),
+        scope=Scope.POINT,
+        sample_size=count,
+        seed=context.seed,
+    )
+    cost = Cost(gradients=size / problem.n, seconds=time.perf_counter() - begun)
+    return Answer((loss, finding), facts={"ntk": {"rows": size, "samples": count, "of": problem.n}}, cost=cost)
+
+
+def _kernel_cost(context: Context) -> Cost:
+    rows = min(_KERNEL_ROWS, 200 * 10)
+    # one vector-Jacobian product a row, and the product of the Jacobian with itself
+    seconds = 0.2 + rows * rows * context.problem.dim * 1e-11 + rows * context.problem.dim * 2e-8
+    return Cost(gradients=rows / max(1, context.problem.n), seconds=seconds)
+
+
+def _kernel_skip(context: Context) -> str:
+    reason = _no_outputs(context)
+    if not reason and _kernel_cost(context).seconds > context.deadline_seconds:
+        reason = f"the tangent kernel would take about {_kernel_cost(context).seconds:.0f} s"
+    return reason
+
+
+ANALYSES: tuple[Analysis, ...] = (
+    Analysis(
+        "kl.run",
+        "Is the run converging, to what, and how fast?",
+        _RUN_CLAIMS,
+        lambda context: Cost(seconds=1.5),
+        _analyse_run,
+        _no_run,
+    ),
+    Analysis(
+        "kl.ntk",
+        "Can the network still fit every sample (tangent kernel)?",
+        ("loss.least_squares", "ntk.lambda_min"),
+        _kernel_cost,
+        _analyse_kernel,
+        _kernel_skip,
+    ),
+)

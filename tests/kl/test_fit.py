@@ -1,0 +1,117 @@
+"""Fits of decays: the right regime, the right numbers, and no claim where there is none to make."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tameopt.kl.fit import fit
+from tameopt.kl.series import LossSeries
+from tameopt.kl.trend import trend
+
+
+def series_of(k: np.ndarray, values: np.ndarray, deterministic: bool | None = None) -> LossSeries:
+    return LossSeries(k, k.astype(float), values, np.full(values.size, np.nan), deterministic=deterministic)
+
+
+K = np.arange(0, 6000, 60)
+
+
+def test_exponential_decay_is_linear_with_its_factor_and_limit():
+    found = fit(series_of(K, 0.3 + 2 * 0.999**K))
+    assert found.regime == "linear"
+    # the factor is read off exact data: only rounding of F (1e-16 of 2.3) against an excess above 5e-3 remains
+    assert found.factor == pytest.approx(0.999, abs=1e-10)
+    assert found.F_star == pytest.approx(0.3, abs=1e-9)
+    steps, (low, high) = found.steps_to(found.F_star + found.excess / 10)
+    assert steps == pytest.approx(np.log(10) / -np.log(0.999), rel=1e-5)
+    assert low <= steps <= high
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0, 2.0])
+def test_power_decay_is_sublinear_with_its_power_and_exponent(p):
+    found = fit(series_of(K, 0.1 + (1 + K / 50) ** -p))
+    assert found.regime == "sublinear"
+    assert found.power == pytest.approx(p, rel=2e-2)
+    assert found.theta == pytest.approx((1 + p) / (2 * p), rel=2e-2)
+
+
+def test_steps_to_a_target_below_the_limit_are_infinite():
+    found = fit(series_of(K, 0.3 + 2 * 0.999**K))
+    steps, _ = found.steps_to(0.2)
+    assert steps == float("inf")
+
+
+def test_steps_of_an_undecided_run_are_refused():
+    found = fit(series_of(K[:5], 1.0 - 1e-4 * K[:5]))
+    assert found.regime == "undecided"
+    with pytest.raises(ValueError, match="need a linear or sublinear fit"):
+        found.steps_to(0.1)
+
+
+def test_noise_floor_is_not_convergence():
+    noise = np.random.default_rng(0).standard_normal(K.size)
+    found = fit(series_of(K, 0.04 + 1e-3 * noise + 2 * 0.95**K))
+    assert found.regime == "noise floor"
+    low, high = found.F_star_interval
+    assert low < 0.04 < high
+
+
+def test_a_slow_fall_under_noise_is_no_floor():
+    noise = np.random.default_rng(1).standard_normal(K.size)
+    found = fit(series_of(K, 1.0 - 1e-4 * K + 0.02 * noise))
+    assert found.regime != "noise floor"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(1.0 - 1e-4 * K, id="straight line"),
+        pytest.param(1 / np.log(K + 10.0), id="logarithm"),
+        pytest.param(np.exp(-np.sqrt(K / 500.0)) * (2 + np.cos(K / 400.0)), id="neither"),
+    ],
+)
+def test_what_is_neither_law_is_never_called_linear(values):
+    assert fit(series_of(K, values, True)).regime != "linear"
+
+
+def test_a_flat_record_is_at_rest():
+    assert fit(series_of(K, np.ones(K.size))).regime == "at rest"
+
+
+def test_a_rising_record_is_undecided():
+    found = fit(series_of(K, 1.0 + 1e-4 * K, True))
+    assert found.regime == "undecided"
+    assert "does not fall" in found.reason
+
+
+def test_lower_bound_is_respected():
+    found = fit(series_of(K, 2 * 0.999**K), lower=0.0)
+    assert found.F_star >= 0 and found.F_star_interval[0] >= 0
+
+
+def test_the_clock_of_a_decreasing_step_size_is_the_sum_of_the_steps():
+    clock = 5 * np.sqrt(K + 1.0)
+    found = fit(LossSeries(K, clock, np.exp(-0.05 * clock), np.full(K.size, np.nan), "sum of alpha"))
+    assert found.regime == "linear"
+    assert found.factor == pytest.approx(np.exp(-0.05), rel=1e-8)
+
+
+def test_trend_interval_covers_autocorrelated_noise():
+    generator = np.random.default_rng(0)
+    k = np.arange(120.0)
+    covered = 0
+    for _ in range(400):
+        shocks = generator.standard_normal(k.size + 50)
+        noise = np.zeros(k.size + 50)
+        for i in range(1, noise.size):
+            noise[i] = 0.6 * noise[i - 1] + shocks[i]
+        found = trend(k, 3 - 0.02 * k + noise[50:])
+        covered += found.interval[0] <= -0.02 <= found.interval[1]
+    # 8 blocks of 15 points against a correlation time of 4: 95% less a little; 400 draws have s.e. 1.2%
+    assert covered / 400 > 0.90
+
+
+def test_trend_needs_three_points():
+    with pytest.raises(ValueError, match="at least 3 points"):
+        trend(np.arange(2.0), np.arange(2.0))
