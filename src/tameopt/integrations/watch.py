@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from tameopt.batches import Batch
+from tameopt.batches import Batch, rows, size_of
 from tameopt.integrations._budget import Budget, parse_share
 from tameopt.problem import Loss, Problem, unwrapped
 from tameopt.run import Run
@@ -31,6 +31,7 @@ _FLUSH_SECONDS = 1.0  # our choice: what a kill -9 may cost
 _WINDOW_STEPS = 100  # consecutive iterates in one window, for the ODE method
 _WINDOW_BYTES = 64 << 20
 _VECTOR_BYTES = 1 << 30  # our choice: a record's copies of theta stop here
+_ESTIMATE_SAMPLES = 256  # our choice: large enough that the fixed cost of a pass does not dominate
 _COLUMNS = ("loss", "gradient_norm", "gradient_norm_before_clipping")
 
 
@@ -75,7 +76,7 @@ class Watch:
         self._loss: torch.Tensor | None = None
         self._losses = 0
         self._probing = False
-        self._probe_seconds = 0.0
+        self._probe_seconds = self._estimated_probe_seconds()
         self._next_probe = 0
         self._probe_fails = "" if problem is not None else "no data were given"
         self._window: list[torch.Tensor] = []
@@ -215,6 +216,8 @@ class Watch:
                 row[2] = torch.stack([norm.to(row.device, row.dtype) for norm in norms]).norm()
         self._rows.append((self._step, float(self._optimizer.param_groups[0]["lr"])))
         self._loss, self._losses = None, 0
+        if self._step == 0:
+            self._save_theta()  # F(theta_0) can be evaluated later; theta_0 cannot be had later
         for handle in self._clipping_handles:
             handle.remove()
         self._clipping_handles = []
@@ -278,6 +281,18 @@ class Watch:
             self.run.event(self._step, "probe disabled", {"probe": "full loss", "reason": self._probe_fails})
         finally:
             self._probing = False
+
+    def _estimated_probe_seconds(self) -> float:
+        """What a probe will cost, from a part of the data: the first probe of a large problem must fit too."""
+        if self.problem is None or self.problem.is_function:
+            return 0.0
+        batch = next(iter(self.problem.batches))
+        part = rows(batch, slice(0, min(_ESTIMATE_SAMPLES, size_of(batch))))
+        theta = self.problem.theta
+        self.problem.batch_gradient(theta, part)  # the first call warms up
+        begun = time.perf_counter()
+        self.problem.batch_gradient(theta, part)
+        return (time.perf_counter() - begun) * self.problem.n / size_of(part)
 
     def _flat_theta(self) -> torch.Tensor:
         return torch.cat([parameter.detach().reshape(-1) for parameter in self._trainable.values()])

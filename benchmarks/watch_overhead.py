@@ -1,0 +1,124 @@
+"""What does watching cost? The same training loop with and without `tame.watch`, in one process, in turn.
+
+Prints, for digits-mlp, a small CNN and a small transformer on the CPU: median seconds of each arm, the ratio of
+the pairs (median and quartiles), the watch's own account of its cost, and whether the trained parameters are
+bit-identical.
+
+    python benchmarks/watch_overhead.py [--steps 3000] [--pairs 7] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import tameopt as tame
+from tameopt.problems._digits import digits
+
+
+class SmallTransformer(nn.Module):
+    """Eight rows of eight pixels as eight tokens, two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(self.embed(x.view(-1, 8, 8))).mean(1))
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+
+
+def train(build: Callable[[], nn.Module], steps: int, watched: bool) -> tuple[float, torch.Tensor, float, int]:
+    """(seconds of the loop, final parameters, the watch's own account of its share, probes)."""
+    torch.manual_seed(0)
+    model = build()
+    loss_fn = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    images, labels = digits()
+    indices = torch.randint(len(labels), (steps, 64))
+    watching = None
+    with tempfile.TemporaryDirectory() as folder:
+        if watched:
+            watching = tame.watch(model, optimizer, loss_fn, (images, labels), out=folder, name="bench")
+        begun = time.perf_counter()
+        for step in range(steps):
+            index = indices[step]
+            optimizer.zero_grad()
+            loss_fn(model(images[index]), labels[index]).backward()
+            optimizer.step()
+        seconds = time.perf_counter() - begun
+        used, probes = 0.0, 0
+        if watching is not None:
+            watching.close()
+            used, probes = watching.budget.used, watching.run.meta["watching"]["probes"]
+    return seconds, torch.cat([p.detach().reshape(-1) for p in model.parameters()]), used, probes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, {options.steps} steps")
+    rows = []
+    for name, build, factor in (("digits-mlp", mlp, 1.0), ("CNN", cnn, 0.2), ("transformer", SmallTransformer, 0.2)):
+        steps = max(int(options.steps * factor), 50)
+        train(build, steps // 4, False)
+        ratios, plain_seconds, used, probes, identical = [], [], 0.0, 0, True
+        for pair in range(options.pairs):
+            # in turn, the first of a pair alternating: drift of the machine cancels
+            arms = (False, True) if pair % 2 else (True, False)
+            results = {watched: train(build, steps, watched) for watched in arms}
+            ratios.append(results[True][0] / results[False][0])
+            plain_seconds.append(results[False][0])
+            used, probes = results[True][2], results[True][3]
+            identical &= bool(torch.equal(results[True][1], results[False][1]))
+        quartiles = statistics.quantiles(ratios, n=4)
+        rows.append(
+            {
+                "loop": name,
+                "steps": steps,
+                "seconds without": round(statistics.median(plain_seconds), 3),
+                "ratio with/without": [round(q, 4) for q in quartiles],
+                "own account": round(used, 4),
+                "probes": probes,
+                "bit-identical": identical,
+            }
+        )
+        print(json.dumps(rows[-1]))
+
+
+if __name__ == "__main__":
+    main()
