@@ -1,0 +1,25 @@
+"""Nonsmooth losses: what autodiff computes at kinks, the right sets, and how far a point is from critical.
+
+>>> from tameopt.nonsmooth import min_norm
+>>> min_norm([[1, 0], [0, 1]]).squared_distance
+Fraction(1, 2)
+"""
+
+from tameopt.nonsmooth.backprop import Backprop, check_backprop
+from tameopt.nonsmooth.chain_rule import ChainRule, chain_rule
+from tameopt.nonsmooth.goldstein import Goldstein, goldstein
+from tameopt.nonsmooth.kinks import Census, census
+from tameopt.nonsmooth.min_norm import MinNorm, min_norm
+
+__all__ = [
+    "Backprop",
+    "Census",
+    "ChainRule",
+    "Goldstein",
+    "MinNorm",
+    "census",
+    "chain_rule",
+    "check_backprop",
+    "goldstein",
+    "min_norm",
+]

@@ -1,0 +1,254 @@
+"""Is what backprop returns at theta a Clarke subgradient? Proved by lemma, by margins, or only measured.
+
+Backprop multiplies derivatives of operators, and at a kink it multiplies by whatever number PyTorch chose there.
+The product is an element of a conservative field (Bolte & Pauwels 2021), but need not be a Clarke subgradient:
+relu(x) - relu(-x) is x, and backprop returns 0 at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tameopt.evidence import Certificate, Verdict
+from tameopt.nonsmooth import _lemma_checker, _margin_checker
+from tameopt.nonsmooth._replay import packed
+from tameopt.nonsmooth.graph import Graph, Ref, TraceError
+from tameopt.nonsmooth.kinks import Census, census, form_of, graphs_of
+from tameopt.nonsmooth.operators import KINKS
+from tameopt.problem import Problem
+
+_LARGEST_CERTIFICATE = 4_000_000  # numbers held by a margin certificate: our choice, about 30 MB before packing
+_PROOFS = {
+    "smooth": "no nonsmooth operator reads theta",
+    "lemma": "every kink has a trainable bias of its own",
+    "margins": "every one of {:,} kink inputs is away from its kink by more than its rounding bound",
+}
+
+
+@dataclass(frozen=True)
+class Backprop:
+    """Whether backprop's output at theta is a Clarke subgradient of F.
+
+    verdict: PROVED (with the certificate and how: "smooth", "lemma" or "margins"), MEASURED (no kink active in
+        the floating-point forward pass, nothing proved), REFUTED (with `distance`), UNKNOWN (with the reason).
+    gradient: (d,) what backprop returns. distance: from it to the Clarke subdifferential, where that is known.
+    """
+
+    verdict: Verdict
+    how: str
+    reason: str
+    gradient: torch.Tensor
+    census: Census | None = None
+    certificate: Certificate | None = None
+    distance: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Backprop({self.verdict}, {self.how or 'undecided'}: {self.reason})"
+
+
+def as_problem(F: Problem | Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor | None) -> Problem:
+    """A problem as it is, a plain function of x: (d,) as one.
+
+    Raises ValueError when a plain function comes without a point.
+    """
+    if isinstance(F, Problem):
+        return F
+    if x is None:
+        raise ValueError("a plain function needs the point x: (d,) at which it is asked about, got none.")
+    return Problem.from_function(F, x)
+
+
+def certificate_steps(graph: Graph) -> dict[str, Any]:
+    """The trace as JSON, as the checkers of this room read it."""
+
+    def plain(tree: Any) -> Any:
+        if isinstance(tree, Ref):
+            return {"ref": tree.name}
+        if isinstance(tree, (tuple, list)):
+            return [plain(leaf) for leaf in tree]
+        if isinstance(tree, Mapping):
+            return {key: plain(leaf) for key, leaf in tree.items()}
+        return tree if isinstance(tree, (int, float, str, bool)) or tree is None else str(tree)
+
+    return {
+        "steps": [
+            {"name": step.name, "op": step.op, "args": plain(step.args), "kwargs": plain(dict(step.kwargs))}
+            for step in graph
+        ],
+        "output": graph.output,
+    }
+
+
+def lemma_certificate(graphs: Mapping[Any, Graph]) -> tuple[Certificate | None, str]:
+    """The bias lemma's certificate for all forms of batch, or None and the reason."""
+    data = {"forms": [certificate_steps(graph) for graph in graphs.values()]}
+    for form in data["forms"]:
+        reason = _lemma_checker.refusal(form)
+        if reason:
+            return None, reason
+    certificate = Certificate("tameopt.nonsmooth._lemma_checker:check", data)
+    if not certificate.replay():
+        return None, "the biases come in different orders for batches of different forms"
+    return certificate, ""
+
+
+def margin_certificate(
+    problem: Problem, theta: torch.Tensor, graphs: Mapping[Any, Graph]
+) -> tuple[Certificate | None, str]:
+    """The certificate that every kink is strictly away at theta over all data, or None and the reason."""
+    size = theta.numel() + sum(tensor.numel() for graph in graphs.values() for tensor in graph.constants.values())
+    parts: list[dict[str, Any]] = []
+    parameters = problem.unflatten(theta)
+    for batch in problem.batches if not problem.is_function else [()]:
+        graph = graphs[form_of(batch)]
+        leaves = torch.utils._pytree.tree_flatten(batch)[0]
+        size += sum(leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor))
+        if size > _LARGEST_CERTIFICATE:
+            return None, f"a certificate would hold more than {_LARGEST_CERTIFICATE:,} numbers"
+        arrays = {
+            step.name: packed(_array(step, parameters, leaves, graph))
+            for step in graph
+            if step.op in ("parameter", "input", "constant")
+        }
+        part = {**certificate_steps(graph), "arrays": arrays}
+        reason = _margin_checker.refusal(part)
+        if reason:
+            return None, reason
+        parts.append(part)
+    return Certificate("tameopt.nonsmooth._margin_checker:check", {"parts": parts}), ""
+
+
+def _array(step: Any, parameters: Mapping[str, torch.Tensor], leaves: list[Any], graph: Graph) -> Any:
+    if step.op == "constant":
+        tensor = graph.constants[step.name]
+    else:
+        tensor = parameters[step.args[0]] if step.op == "parameter" else leaves[step.args[0]]
+    tensor = tensor.detach().cpu()
+    return (tensor.double() if tensor.is_floating_point() else tensor.long()).numpy()
+
+
+def foreign_backward(problem: Problem, theta: torch.Tensor) -> str:
+    """ "" when autograd's own formulas alone make the gradient, else the first foreign one (one forward pass).
+
+    A custom autograd.Function or a tensor hook may return anything, and the list of operators does not show it.
+    """
+    from torch.autograd.function import BackwardCFunction
+
+    batch = next(iter(problem.batches)) if not problem.is_function else ()
+    leaves = {key: view.detach().requires_grad_() for key, view in problem.unflatten(theta).items()}
+    with torch.enable_grad():
+        value = problem.batch_output(leaves, batch).sum()
+    stack, seen = [value.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction):
+            return f"a custom backward, {type(node).__name__}"
+        stack.extend(child for child, _ in node.next_functions)
+    return ""
+
+
+def replay_mismatch(problem: Problem, theta: torch.Tensor, graphs: Mapping[Any, Graph]) -> float:
+    """How far the problem's own gradient is from that of the trace, relative; 0 up to rounding when they agree.
+
+    They differ where a part of the model runs under no_grad, which a list of operators does not show. Cost: two
+    gradients of the first batch, at theta and at a shifted point.
+    """
+    batch = next(iter(problem.batches)) if not problem.is_function else ()
+    graph = graphs[form_of(batch)]
+    shift = torch.cos(torch.arange(theta.numel(), dtype=theta.dtype, device=theta.device)) * 1e-3
+    worst = 0.0
+    for at in (theta, theta + shift * (1 + theta.abs())):
+        gradients = []
+        for run in (problem.batch_output, graph.run):
+            leaves = {key: view.detach().requires_grad_() for key, view in problem.unflatten(at).items()}
+            with torch.enable_grad():
+                value = run(leaves, batch).sum()
+                if not value.requires_grad:
+                    gradients.append(torch.zeros_like(at))
+                    continue
+                parts = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+            gradients.append(torch.cat([part.reshape(-1) for part in parts]))
+        size = float(torch.maximum(gradients[0].abs().max(), gradients[1].abs().max()))
+        if size > 0:
+            worst = max(worst, float((gradients[0] - gradients[1]).abs().max()) / size)
+    return worst
+
+
+def _unlisted(graphs: Mapping[Any, Graph]) -> str:
+    """ "" when every step is smooth or a kink we know, so that backprop is the gradient off the kinks."""
+    for graph in graphs.values():
+        data = certificate_steps(graph)
+        depends = {step.name for step in graph if step.depends}
+        for step, written in zip(graph, data["steps"], strict=True):
+            kink = KINKS.get(step.op)
+            if not step.depends or (kink is not None and kink.kind != "jump"):
+                continue
+            reason = _lemma_checker.smooth_refusal(written, depends)
+            if reason:
+                return reason
+    return ""
+
+
+def check_backprop(
+    F: Problem | Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor | None = None,
+    *,
+    found: Census | None = None,
+    graphs: Mapping[Any, Graph] | None = None,
+    margins_first: bool = False,
+) -> Backprop:
+    """Say whether backprop's output at x: (d,) is a Clarke subgradient of F.
+
+    The proof by lemma is of the formula that backprop evaluates, in exact arithmetic, for every theta and batch;
+    the proof by margins is of this point, rounding included.
+
+    found, graphs: a census and traces already made. margins_first: prefer the proof by margins, which says more
+    about this point and nothing about others.
+
+    Cost: a trace, two forward passes, two gradients.
+
+    >>> check_backprop(lambda x: torch.relu(x).sum() - torch.relu(-x).sum(), torch.tensor([1.0])).verdict
+    <Verdict.PROVED: 'PROVED'>
+    """
+    problem = as_problem(F, x)
+    theta = problem.theta if x is None else x.to(problem.device, problem.dtype)
+    gradient = problem.gradient(theta)
+    if not bool(torch.isfinite(gradient).all()):
+        return Backprop(Verdict.UNKNOWN, "", "backprop's output is not finite here", gradient)
+    try:
+        graphs = graphs_of(problem, theta) if graphs is None else graphs
+        found = census(problem, theta, graphs) if found is None else found
+    except TraceError as error:
+        return Backprop(Verdict.UNKNOWN, "", str(error), gradient)
+    foreign = foreign_backward(problem, theta)
+    if foreign:
+        return Backprop(Verdict.UNKNOWN, "", f"the model uses {foreign}, which may return anything", gradient, found)
+    # 1e4 units in the last place: two orders of summation of the same gradient differ by far less
+    mismatch = replay_mismatch(problem, theta, graphs)
+    if mismatch > 1e4 * float(torch.finfo(problem.dtype).eps):
+        reason = f"backprop differs from the derivative of the traced operators by {mismatch:.1e} (a detached part?)"
+        return Backprop(Verdict.UNKNOWN, "", reason, gradient, found)
+    lemma_reason = margin_reason = ""
+    for way in ("margins", "lemma") if margins_first else ("lemma", "margins"):
+        if way == "lemma":
+            certificate, lemma_reason = lemma_certificate(graphs)
+            how = "smooth" if found.smooth else "lemma"
+        else:
+            certificate, margin_reason = margin_certificate(problem, theta, graphs)
+            how = way
+        if certificate is not None:
+            return Backprop(Verdict.PROVED, how, _PROOFS[how].format(found.entries), gradient, found, certificate)
+    unlisted = _unlisted(graphs)
+    if unlisted:
+        return Backprop(Verdict.UNKNOWN, "", unlisted, gradient, found)
+    if found.active == 0 and not found.unread:
+        reason = f"no kink is active in the floating-point forward pass; no proof, because {margin_reason}"
+        return Backprop(Verdict.MEASURED, "", reason, gradient, found)
+    return Backprop(Verdict.UNKNOWN, "", f"{found.active:,} kinks are active and {lemma_reason}", gradient, found)
