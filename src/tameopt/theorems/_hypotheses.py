@@ -27,6 +27,9 @@ CONSTANT_STEP = Hypothesis("step.constant", "the step alpha is constant", Scope.
 
 STEP_BELOW_1_OVER_L = Hypothesis("step.below_1_over_L", "0 < alpha < 1/L", Scope.RUN, limit=("<", 1.0))
 
+# where a proof needs only sufficient decrease; the claim's number is alpha L / 2 for gradient descent
+STEP_BELOW_2_OVER_L = Hypothesis("step.stable", "0 < alpha < 2/L", Scope.RUN, limit=("<", 1.0))
+
 STOCHASTIC_GRADIENT = Hypothesis(
     "method.stochastic_gradient",
     "theta_{k+1} = theta_k - alpha_k (v_k + M_{k+1}), no momentum, no preconditioning",

@@ -9,7 +9,7 @@ from tameopt.theorems._hypotheses import (
     BOUNDED_BELOW,
     CONSTANT_STEP,
     GRADIENT_DESCENT,
-    STEP_BELOW_1_OVER_L,
+    STEP_BELOW_2_OVER_L,
     lipschitz_gradient,
     smooth,
 )
@@ -121,13 +121,14 @@ ENTRY = Theorem(
         ),
         GRADIENT_DESCENT,
         CONSTANT_STEP,
-        STEP_BELOW_1_OVER_L,
+        STEP_BELOW_2_OVER_L,
     ),
     conclusion="theta_k converges to a critical point of F, and its trajectory has finite length.",
     applied="the iterates converge to one critical point along a path of finite length.",
     conclusion_claims=("iterates.converge", "iterates.finite_length"),
     remark=(
-        "Stated for alpha = 1/L; the proof holds for every constant alpha in (0, 1/L]. Without KL it can fail for "
+        "Stated for alpha = 1/L; the proof needs only that F decreases enough, as it does for alpha < 2/L. "
+        "Without KL it can fail for "
         "C^infinity F (the Mexican hat). It names no limit and no time."
     ),
     predict=_predict,

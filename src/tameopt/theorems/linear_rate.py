@@ -6,7 +6,7 @@ from tameopt.evidence import Scope
 from tameopt.theorems._hypotheses import (
     CONSTANT_STEP,
     GRADIENT_DESCENT,
-    STEP_BELOW_1_OVER_L,
+    STEP_BELOW_2_OVER_L,
     lipschitz_gradient,
     smooth,
 )
@@ -18,13 +18,13 @@ _LOCAL = (
 
 
 def _predict(known: Known) -> tuple[Prediction, ...]:
-    """F_{k+1} - F* <= (1 - alpha mu (2 - alpha L)) (F_k - F*) for alpha <= 1/L."""
+    """F_{k+1} - F* <= (1 - alpha mu (2 - alpha L)) (F_k - F*) for alpha < 2/L."""
     step, mu, L = (known.estimate(name) for name in ("step.constant", "kl.pl_constant", "gradient.lipschitz"))
     seen = known.estimate("rate.linear")
     if step is None or mu is None or L is None or seen is None:
         return ()
     alpha, (low, high) = step.value, mu.evidence.interval or (mu.value, mu.value)
-    if not (low > 0 and alpha * L.value <= 1):
+    if not (low > 0 and alpha * L.value < 2):
         return ()
     bound = 1.0 - alpha * low * (2.0 - alpha * L.value)
     tightest = 1.0 - alpha * high * (2.0 - alpha * L.value)
@@ -60,7 +60,7 @@ ENTRY = Theorem(
         ),
         GRADIENT_DESCENT,
         CONSTANT_STEP,
-        STEP_BELOW_1_OVER_L,
+        STEP_BELOW_2_OVER_L,
     ),
     conclusion="F(theta_k) - F* <= (1 - alpha mu (2 - alpha L))^k (F(theta_0) - F*).",
     applied="F - F* shrinks by a constant factor a step for as long as the measured inequality goes on to hold.",
