@@ -48,10 +48,19 @@ class RunBusyError(RuntimeError):
 
 
 def _translate(path: Path, error: sqlite3.Error) -> Exception:
-    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
-        return OSError(f"the disk is full: nothing recorded in {path} is lost; free some space and go on.")
-    if isinstance(error, sqlite3.OperationalError) and "readonly" in str(error):
-        return PermissionError(f"{path} is read-only: choose a folder that can be written (--out).")
+    """SQLite's errors in words: what happened, what is safe, what to do."""
+    code = getattr(error, "sqlite_errorname", "") or ""
+    if code == "SQLITE_FULL":
+        return OSError(f"the disk is full: nothing recorded before in {path} is lost; free some space and go on.")
+    if code.startswith("SQLITE_IOERR"):
+        return OSError(
+            f"{path} could not be written or read ({code}): nothing recorded before is lost; check the disk's space "
+            "and quota, then go on."
+        )
+    if code.startswith("SQLITE_READONLY") or code == "SQLITE_CANTOPEN":
+        return PermissionError(f"{path} cannot be written: choose a folder that can be written (--out).")
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return RunBusyError(f"{path} is locked by another process: try again when it has finished.")
     return RunFormatError(
         f"{path} must be a tameopt record, SQLite says {str(error)!r}: it is damaged or not ours. "
         "If the run folder was copied while it was written, copy record.sqlite-wal with it."
