@@ -1,0 +1,74 @@
+"""The recorded windows of consecutive iterates of a run, on the time axis of the ODE method.
+
+tau_k = alpha_0 + … + alpha_{k-1}; the interpolated process w is affine between w(tau_k) = theta_k. (The lecture
+divides by alpha_{k+1} between tau_k and tau_{k+1}; that interval is alpha_k long.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tameopt.optim import schedules
+from tameopt.run import Run
+
+
+@dataclass(frozen=True)
+class Window:
+    """m+1 consecutive iterates.
+
+    steps: (m+1,) int64, consecutive. thetas: (m+1, d). alphas: (m,) float64, the step sizes between them.
+    """
+
+    steps: np.ndarray
+    thetas: torch.Tensor
+    alphas: np.ndarray
+
+    @property
+    def times(self) -> np.ndarray:
+        """(m+1,) tau_k - tau_first."""
+        return np.concatenate([[0.0], np.cumsum(self.alphas)])
+
+    def up_to(self, length: int) -> Window:
+        """The first `length` steps of the window."""
+        return Window(self.steps[: length + 1], self.thetas[: length + 1], self.alphas[:length])
+
+
+def recorded_alphas(run: Run, steps: np.ndarray) -> np.ndarray | None:
+    """(m,) alpha_k at these steps, from the recorded "lr", else from the recorded schedule; None without either."""
+    at, numbers = run.series("lr")
+    if at.size:
+        position = np.searchsorted(at, steps)
+        if position.size and position.max() < at.size and np.array_equal(at[position], steps):
+            return numbers[position]
+    recorded = run.meta.get("schedule")
+    if not recorded:
+        return None
+    try:
+        schedule = schedules.from_json(recorded)
+    except ValueError:
+        return None
+    return np.array([schedule(int(k)) for k in steps])
+
+
+def spans(run: Run, name: str = "theta", least: int = 3) -> list[tuple[int, int]]:
+    """(first, last) of every stretch of at least `least` consecutive steps at which the vector was saved."""
+    steps = run.vector_steps(name)
+    if steps.size == 0:
+        return []
+    breaks = np.flatnonzero(np.diff(steps) != 1)
+    firsts, lasts = np.concatenate([[0], breaks + 1]), np.concatenate([breaks, [steps.size - 1]])
+    return [
+        (int(steps[i]), int(steps[j])) for i, j in zip(firsts, lasts, strict=True) if steps[j] - steps[i] + 1 >= least
+    ]
+
+
+def read_window(run: Run, first: int, last: int) -> Window | None:
+    """The window of the steps first, …, last; None when its step sizes were not recorded."""
+    steps = np.arange(first, last + 1)
+    alphas = recorded_alphas(run, steps[:-1])
+    if alphas is None:
+        return None
+    return Window(steps, run.vectors(steps), alphas)
