@@ -8,6 +8,12 @@ from dataclasses import dataclass
 
 from tameopt.report.numbers import pretty
 
+_LARGEST = 1e140  # beyond it, ratios of axis limits overflow; a NaN's place is left empty, and so is theirs
+
+
+def _drawable(number: float, log: bool) -> bool:
+    return -_LARGEST < number < _LARGEST and (not log or number > 1 / _LARGEST)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -25,16 +31,17 @@ class Axis:
 
         Numbers that are not finite, and on a logarithmic axis those that are not positive, are not drawable.
         """
-        kept = [number for number in numbers if math.isfinite(number) and (number > 0 or not log)]
+        kept = [number for number in numbers if _drawable(number, log)]
         if not kept:
             kept = [1.0, 10.0] if log else [0.0, 1.0]
         low, high = min(kept), max(kept)
         if log:
-            if high / low < 1.0 + 1e-9:
+            if high / low < 1.0 + 1e-6:
                 low, high = low / 2, high * 2
             factor = (high / low) ** margin
             return cls(low / factor, high * factor, True, start, end)
-        if high - low <= 1e-12 * max(abs(low), abs(high)):
+        # below 1e-9 the ticks of float64 numbers could not be told apart
+        if high - low <= 1e-9 * max(abs(low), abs(high)):
             half = abs(low) / 10 or 1.0
             low, high = low - half, high + half
         width = (high - low) * margin
@@ -45,10 +52,11 @@ class Axis:
         if not math.isfinite(number) or (self.log and number <= 0):
             return math.nan
         if self.log:
-            share = math.log(number / self.low) / math.log(self.high / self.low)
+            share = (math.log(number) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         else:
             share = (number - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
+        # what lies a thousand frames away is no mark on the page
+        return self.start + share * (self.end - self.start) if abs(share) < 1e3 else math.nan
 
     def ticks(self, count: int = 5) -> list[tuple[float, str]]:
         """About `count` round numbers inside the range, with their labels.
@@ -76,9 +84,9 @@ class Axis:
 
     def _log_ticks(self, count: int) -> list[tuple[float, str]]:
         first, last = math.floor(math.log10(self.low) - 1e-9), math.ceil(math.log10(self.high) + 1e-9)
-        decades = last - first
-        factors = (1,) if decades >= 3 else ((1, 3) if decades == 2 else (1, 2, 5))
-        stride = max(1, math.ceil(decades / (count + 1)))
+        decades = math.log10(self.high / self.low)
+        factors = (1,) if decades >= 3 else ((1, 3) if decades >= 1.4 else (1, 2, 5))
+        stride = max(1, math.ceil((last - first) / (count + 1)))
         numbers = [
             factor * 10.0**power
             for power in range(first, last + 1)

@@ -6,10 +6,10 @@ import json
 
 from tameopt.audit.diagnosis import Diagnosis
 from tameopt.evidence import Evidence, Finding, Outcome
-from tameopt.report import model
+from tameopt.report import citation, model
 from tameopt.report.machine import plain
 from tameopt.report.numbers import estimate
-from tameopt.report.text import escaped
+from tameopt.report.text import escaped, prose
 from tameopt.theorems._judgement import HypothesisStatus, Judgement
 from tameopt.theorems._theorem import Prediction
 
@@ -44,28 +44,30 @@ def ledger_markup(diagnosis: Diagnosis) -> str:
 
 
 def _theorem(judgement: Judgement) -> str:
-    # undecided and failing theorems show their hypotheses too: the refuted one is the news
-    hypotheses = "".join(_hypothesis(hypothesis) for hypothesis in judgement.hypotheses)
+    # Evidence is one click away everywhere: a theorem that says something lists its hypotheses closed, another one
+    # is closed itself (its sentence says which hypothesis is missing) and lists them open.
+    telling = judgement.outcome in citation.TELLING
+    hypotheses = "".join(_hypothesis(hypothesis, "" if telling else " open") for hypothesis in judgement.hypotheses)
     bug = f'<p class="bug">An error of tameopt itself: {escaped(judgement.bug)}</p>' if judgement.bug else ""
-    remark = f'<p class="soft">{escaped(judgement.remark)}</p>' if judgement.remark else ""
+    remark = f'<p class="soft">{prose(judgement.remark)}</p>' if judgement.remark else ""
     return (
-        f'<details class="theorem" open><summary><h3>{escaped(judgement.title)}</h3>'
+        f'<details class="theorem"{" open" if telling else ""}><summary><h3>{prose(judgement.title)}</h3>'
         f'<span class="badge {judgement.outcome.name}">{escaped(judgement.outcome)}</span>'
-        f'<span class="soft">{escaped(judgement.sentence)}</span></summary><div class="body">{bug}{hypotheses}'
+        f'<span class="soft">{prose(judgement.sentence)}</span></summary><div class="body">{bug}{hypotheses}'
         f"{_predictions(judgement.predictions)}"
         f'<details class="more"><summary>What the theorem says, and its source</summary>'
-        f"<p>{escaped(judgement.conclusion)}</p>{remark}"
+        f"<p>{prose(judgement.conclusion)}</p>{remark}"
         f'<p class="soft">{escaped(judgement.source)}. Lecture: {escaped(judgement.chapter)}.</p></details>'
         "</div></details>"
     )
 
 
-def _hypothesis(hypothesis: HypothesisStatus) -> str:
+def _hypothesis(hypothesis: HypothesisStatus, state: str) -> str:
     findings = "".join(finding_markup(finding) for finding in hypothesis.findings)
     return (
-        f'<details class="hypothesis"><summary><span>{escaped(hypothesis.statement)}</span>'
+        f'<details class="hypothesis"{state}><summary><span>{prose(hypothesis.statement)}</span>'
         f'<span><span class="badge {hypothesis.verdict}">{escaped(model.hypothesis_word(hypothesis))}</span></span>'
-        f'<span class="soft">{escaped(hypothesis.reason)}</span></summary>'
+        f'<span class="soft">{prose(hypothesis.reason)}</span></summary>'
         f'<div class="evidence"><p class="soft">Asked for: {escaped(hypothesis.scope)}.</p>'
         f"{findings or '<p>No analysis of this audit speaks about it.</p>'}</div></details>"
     )
@@ -76,9 +78,9 @@ def _predictions(predictions: tuple[Prediction, ...]) -> str:
         return ""
     words = {True: '<span class="yes">agrees</span>', False: '<span class="no">disagrees</span>', None: "cannot tell"}
     rows = "".join(
-        f'<tr><th scope="row">{escaped(one.what)}{_detail(one.detail)}</th>'
-        f'<td data-label="Predicted">{escaped(one.predicted)}</td>'
-        f'<td data-label="Observed">{escaped(one.observed)}</td>'
+        f'<tr><th scope="row">{prose(one.what)}{_detail(one.detail)}</th>'
+        f'<td data-label="Predicted">{prose(one.predicted)}</td>'
+        f'<td data-label="Observed">{prose(one.observed)}</td>'
         f"<td>{words[one.agrees]}</td></tr>"
         for one in predictions
     )
@@ -89,7 +91,7 @@ def _predictions(predictions: tuple[Prediction, ...]) -> str:
 
 
 def _detail(detail: str) -> str:
-    return f'<br><span class="soft">{escaped(detail)}</span>' if detail else ""
+    return f'<br><span class="soft">{prose(detail)}</span>' if detail else ""
 
 
 def finding_markup(finding: Finding) -> str:
@@ -105,9 +107,9 @@ def finding_markup(finding: Finding) -> str:
         "source": evidence.source,
         "cost": model.data_passes(evidence.cost),
     }
-    facts = "".join(f"<dt>{name}</dt><dd>{escaped(text)}</dd>" for name, text in rows.items() if text)
+    facts = "".join(f"<dt>{name}</dt><dd>{prose(text)}</dd>" for name, text in rows.items() if text)
     return (
-        f'<p><span class="badge {finding.verdict}">{finding.verdict}</span> {escaped(finding.statement)} '
+        f'<p><span class="badge {finding.verdict}">{finding.verdict}</span> {prose(finding.statement)} '
         f'<code class="soft">{escaped(finding.claim)}</code></p><dl>{facts}</dl>{_exhibits(evidence)}'
     )
 

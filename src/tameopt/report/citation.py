@@ -20,10 +20,12 @@ def tameopt_bibtex() -> str:
     )
 
 
+TELLING = (Outcome.APPLIES, Outcome.AS_MEASURED, Outcome.LOCALLY)
+
+
 def sources(diagnosis: Diagnosis) -> tuple[Judgement, ...]:
     """The theorems whose conclusions the report states for this run."""
-    telling = (Outcome.APPLIES, Outcome.AS_MEASURED, Outcome.LOCALLY)
-    return tuple(judgement for judgement in diagnosis.judgements if judgement.outcome in telling)
+    return tuple(judgement for judgement in diagnosis.judgements if judgement.outcome in TELLING)
 
 
 def bibtex(diagnosis: Diagnosis) -> str:

@@ -15,7 +15,7 @@ from tameopt.report._evidence_html import finding_markup, ledger_markup
 from tameopt.report._field import scale_markup
 from tameopt.report.numbers import seconds
 from tameopt.report.svg import draw_svg, legend
-from tameopt.report.text import escaped, literal
+from tameopt.report.text import escaped, literal, prose
 
 # The page may load nothing and run nothing, whatever a hostile name smuggles in.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -81,15 +81,15 @@ def _head(diagnosis: Diagnosis) -> str:
     verdict = diagnosis.verdict
     tone = model.level(diagnosis).name.lower()
     pieces = "".join(f"<span>{escaped(piece)}</span>" for piece in model.subject(diagnosis))
-    evidence = "".join(f"<li>{escaped(sentence)}</li>" for sentence in verdict.evidence)
+    evidence = "".join(f"<li>{prose(sentence)}</li>" for sentence in verdict.evidence)
     also = "".join(
-        f"<p><span class=soft>Also ({escaped(kind)}):</span> {escaped(text)}</p>" for kind, text in verdict.also
+        f"<p><span class=soft>Also ({escaped(kind)}):</span> {prose(text)}</p>" for kind, text in verdict.also
     )
-    effect = f" {escaped(verdict.predicted_effect)}" if verdict.predicted_effect else ""
+    effect = f" {prose(verdict.predicted_effect)}" if verdict.predicted_effect else ""
     following = (
-        f'<p class="next"><b>Next:</b> {escaped(verdict.next_action)}{effect}</p>' if verdict.next_action else ""
+        f'<p class="next"><b>Next:</b> {prose(verdict.next_action)}{effect}</p>' if verdict.next_action else ""
     )
-    notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in diagnosis.notes)
+    notes = "".join(f'<p class="note">{prose(note)}</p>' for note in diagnosis.notes)
     bugs = "".join(
         f'<p class="bug"><b>An error of tameopt itself:</b> {escaped(bug)} Please report it.</p>'
         for bug in diagnosis.bugs
@@ -110,15 +110,15 @@ def _head(diagnosis: Diagnosis) -> str:
     return (
         f'<header><p class="subject"><b>{escaped(model.title(diagnosis))}</b></p><p class="subject">{pieces}</p>'
         f'<div class="verdict {tone}"><p class="title">{escaped(verdict.title)}</p>'
-        f"<h1>{escaped(verdict.sentence)}</h1>{f'<ul>{evidence}</ul>' if evidence else ''}{also}{following}"
+        f"<h1>{prose(verdict.sentence)}</h1>{f'<ul>{evidence}</ul>' if evidence else ''}{also}{following}"
         f'<p class="soft">Confidence: {escaped(verdict.confidence)}</p></div>{bugs}{notes}<nav>{links}</nav></header>'
     )
 
 
 def _questions(diagnosis: Diagnosis) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{escaped(row.question)}</th><td class="answer">{escaped(row.answer)}</td>'
-        f'<td data-label="Evidence">{escaped(row.evidence)}</td><td data-label="Confidence">'
+        f'<tr><th scope="row">{prose(row.question)}</th><td class="answer">{prose(row.answer)}</td>'
+        f'<td data-label="Evidence">{prose(row.evidence)}</td><td data-label="Confidence">'
         f"{verdict_badge(row.verdict) if row.verdict == 'PROVED' else escaped(row.confidence)}</td></tr>"
         for row in diagnosis.questions
     )
@@ -142,8 +142,8 @@ def figure(picture: Picture) -> str:
     """A picture with its title, legend and caption as one <figure>."""
     scale = scale_markup(picture.image) if picture.image is not None else ""
     return (
-        f"<figure><h3>{escaped(picture.title)}</h3>{legend(picture)}{scale}{draw_svg(picture)}"
-        f"<figcaption>{escaped(picture.caption)}</figcaption></figure>"
+        f"<figure><h3>{prose(picture.title)}</h3>{legend(picture)}{scale}{draw_svg(picture)}"
+        f"<figcaption>{prose(picture.caption)}</figcaption></figure>"
     )
 
 
@@ -160,7 +160,7 @@ def _others(diagnosis: Diagnosis) -> str:
 
 def _costs(diagnosis: Diagnosis) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{escaped(record.question)} <span class="soft">{escaped(record.name)}</span></th>'
+        f'<tr><th scope="row">{prose(record.question)} <span class="soft">{escaped(record.name)}</span></th>'
         f'<td data-label="Status">{escaped(record.status)}</td><td class="number" data-label="Time">'
         f"{seconds(record.actual.seconds) if record.status != 'skipped' else '—'}</td>"
         f'<td data-label="Remark">'
@@ -195,7 +195,7 @@ def _reproduce(diagnosis: Diagnosis) -> str:
         "machine": ", ".join(f"{name} {what}" for name, what in record.machine.items()),
         "created": record.created,
     }
-    facts = "".join(f"<dt>{name}</dt><dd>{escaped(text)}</dd>" for name, text in pairs.items() if text)
+    facts = "".join(f"<dt>{name}</dt><dd>{prose(text)}</dd>" for name, text in pairs.items() if text)
     command = f"<pre>{escaped(record.command)}</pre>" if record.command else ""
     data = "<p>The numbers behind this page, certificates included, are in <code>diagnosis.json</code> beside it.</p>"
     return _section("reproduce", "Do it again", f'{command}<dl class="facts">{facts}</dl>{data}')
@@ -203,15 +203,14 @@ def _reproduce(diagnosis: Diagnosis) -> str:
 
 def _citation(diagnosis: Diagnosis) -> str:
     items = "".join(
-        f"<li>{escaped(judgement.title)}: {escaped(judgement.source)}</li>"
-        for judgement in citation.sources(diagnosis)
+        f"<li>{prose(judgement.title)}: {escaped(judgement.source)}</li>" for judgement in citation.sources(diagnosis)
     )
     listed = f"<p>The theorems that this page applies:</p><ul>{items}</ul>" if items else ""
     return _section("cite", "How to cite", f"{listed}<pre>{escaped(citation.bibtex(diagnosis))}</pre>")
 
 
 def _glossary(terms: tuple[glossary.Term, ...]) -> str:
-    rows = "".join(f"<dt>{escaped(term.word)}</dt><dd>{escaped(term.meaning)}</dd>" for term in terms)
+    rows = "".join(f"<dt>{escaped(term.word)}</dt><dd>{prose(term.meaning)}</dd>" for term in terms)
     return _section("glossary", "Glossary", f'<dl class="glossary">{rows}</dl>' if rows else "")
 
 

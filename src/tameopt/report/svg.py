@@ -24,7 +24,9 @@ COLOURS = 6
 
 
 def draw_svg(picture: Picture) -> str:
-    """One <svg> element; its colours are var(--c0) … var(--c5), var(--ink), var(--faint).
+    """One <svg> element for an HTML page with the report's style; `standalone_svg` is a file of its own.
+
+    Its colours are the CSS variables --c0 … --c5, --ink, --soft, --line and --faint.
 
     >>> picture = Picture("p", "A title", "step", "loss", (Series.of("loss", [0, 1], [2, 1]),))
     >>> draw_svg(picture).startswith("<svg")
@@ -36,12 +38,16 @@ def draw_svg(picture: Picture) -> str:
     marks.append(f'<g clip-path="url(#{clip})">')
     if picture.image is not None:
         marks.append(image_markup(picture.image, x_axis, y_axis))
+    # on a field, curves need an outline to be seen on dark and on bright cells alike
+    outlined = "" if picture.image is None else " outlined"
+    marks.append(f'<g class="curves{outlined}">')
     marks += [_series(series, index % COLOURS, x_axis, y_axis) for index, series in enumerate(picture.series)]
+    marks.append("</g>")
     marks.append("</g>")
     description = describe(picture)
     return (
-        f'<svg class="picture" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(description)}" '
-        f'xmlns="http://www.w3.org/2000/svg"><title>{escaped(picture.title)}</title>'
+        f'<svg class="picture" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(description)}">'
+        f"<title>{escaped(picture.title)}</title>"
         f'<clipPath id="{clip}"><rect x="{_LEFT}" y="{_TOP}" width="{WIDTH - _LEFT - _RIGHT}" '
         f'height="{HEIGHT - _TOP - _BOTTOM}"/></clipPath>{"".join(marks)}</svg>'
     )
@@ -76,7 +82,8 @@ def legend(picture: Picture) -> str:
         for index, series in enumerate(picture.series)
         if series.label
     ]
-    return f'<div class="legend">{"".join(rows)}</div>' if rows else ""
+    outlined = "" if picture.image is None else " outlined"
+    return f'<div class="legend{outlined}">{"".join(rows)}</div>' if rows else ""
 
 
 def _axes(picture: Picture) -> tuple[Axis, Axis]:

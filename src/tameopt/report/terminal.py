@@ -13,6 +13,7 @@ from tameopt import __version__
 from tameopt.audit.diagnosis import Diagnosis
 from tameopt.evidence import Outcome, Verdict
 from tameopt.report import model
+from tameopt.report.citation import TELLING
 from tameopt.report.model import Level
 from tameopt.report.text import literal
 
@@ -33,7 +34,6 @@ _OUTCOME_STYLE = {
     Outcome.UNDECIDED: "yellow",
     Outcome.FAILS: "dim",
 }
-_TELLING = (Outcome.APPLIES, Outcome.AS_MEASURED, Outcome.LOCALLY)
 
 
 def render(diagnosis: Diagnosis, report_path: str = "", full: bool = False) -> RenderableType:
@@ -49,7 +49,7 @@ def render(diagnosis: Diagnosis, report_path: str = "", full: bool = False) -> R
         parts += [Text(), Padding(_questions(diagnosis), (0, 0, 0, 1))]
     for group in model.ledger(diagnosis):
         for judgement in group.judgements:
-            if full or group.outcome in _TELLING:
+            if full or group.outcome in TELLING:
                 parts += [Text(), Padding(_theorem(judgement), (0, 0, 0, 1))]
     if not full:
         parts += _briefly(diagnosis)
@@ -140,7 +140,7 @@ def _briefly(diagnosis: Diagnosis) -> list[RenderableType]:
     table.add_column(no_wrap=True)
     table.add_column(ratio=7)
     for group in model.ledger(diagnosis):
-        if group.outcome in _TELLING:
+        if group.outcome in TELLING:
             continue
         for judgement in group.judgements:
             table.add_row(

@@ -19,6 +19,21 @@ def literal(text: object) -> str:
     )
 
 
+_SIGNS = (("+-", "±"), ("<=>", "⇔"), ("->", "→"), (">=", "≥"), ("<=", "≤"))
+
+
+def prose(text: object) -> str:
+    """A sentence for HTML: escaped, with the signs that ASCII lacks.
+
+    >>> prose("lr 0.05 -> 0.025, alpha <= 1/L")
+    'lr 0.05 → 0.025, alpha ≤ 1/L'
+    """
+    words = literal(text)
+    for ascii_sign, sign in _SIGNS:
+        words = words.replace(ascii_sign, sign)
+    return html.escape(words, quote=True)
+
+
 def escaped(text: object) -> str:
     """The text for HTML, between tags or inside double quotes.
 
