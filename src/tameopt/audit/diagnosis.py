@@ -255,4 +255,4 @@ class Diagnosis:
     def _repr_html_(self) -> str:
         from tameopt import report
 
-        return str(report.to_html(self))
+        return str(report.to_notebook(self))

@@ -84,7 +84,7 @@ def _print_one(theorem: Theorem) -> None:
     if theorem.remark:
         console.print(f"\n{theorem.remark}")
     console.print("\nTo cite it", style="bold")
-    console.print(theorem.bibtex)
+    console.print(theorem.bibtex, soft_wrap=True)
 
 
 ENTRY = Command("theorems", Panel.REFERENCE, theorems)

@@ -26,9 +26,9 @@ def _predict(known: Known) -> tuple[Prediction, ...]:
 
 
 def _smallest_gradient(known: Known) -> tuple[Prediction, ...]:
-    """Summing the descent lemma for alpha <= 1/L: min norm(grad F)^2 <= 2 (F_0 - F_K) / (alpha K)."""
-    step = known.estimate("step.constant")
-    if known.run is None or step is None or not step.value > 0:
+    """Summing the descent lemma: min norm(grad F)^2 <= (F_0 - F_K) / (alpha (1 - alpha L/2) K)."""
+    step, L = known.estimate("step.constant"), known.estimate("gradient.lipschitz")
+    if known.run is None or step is None or L is None or not 0 < step.value * L.value < 2:
         return ()
     steps, losses = known.run.series("full_loss")
     at, norms = known.run.series("full_gradient_norm")
@@ -38,7 +38,8 @@ def _smallest_gradient(known: Known) -> tuple[Prediction, ...]:
     seen = norms[(at >= first) & (at < last)]
     if not len(seen) or not math.isfinite(float(seen.min())):
         return ()
-    bound = math.sqrt(2.0 * float(losses[0] - losses[-1]) / (step.value * (last - first)))
+    decrease = step.value * (1.0 - step.value * L.value / 2.0)
+    bound = math.sqrt(float(losses[0] - losses[-1]) / (decrease * (last - first)))
     smallest = float(seen.min())
     every_step = len(seen) == last - first
     return (
@@ -48,7 +49,8 @@ def _smallest_gradient(known: Known) -> tuple[Prediction, ...]:
             f"{smallest:.4g}" + ("" if every_step else " on the recorded grid"),
             # a grid can miss the smallest one, so only a full record can contradict
             smallest <= bound * (1 + 1e-9) or (False if every_step else None),
-            f"sqrt(2 (F_0 - F_K)/(alpha K)), alpha = {step.value:.4g}, K = {last - first:,}",
+            f"sqrt((F_0 - F_K)/(alpha (1 - alpha L/2) K)), alpha = {step.value:.4g}, L = {L.value:.4g}, "
+            f"K = {last - first:,}",
         ),
     )
 
