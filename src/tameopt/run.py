@@ -395,9 +395,12 @@ def _safe(name: str) -> str:
 
 def _connect(folder: Path, *, write: bool) -> sqlite3.Connection:
     record = (folder / _RECORD).absolute()
-    mode = "rw" if write else "ro"
-    # A finished run on a read-only medium has no write-ahead log to share: SQLite must be told so.
-    frozen = not write and not os.access(folder, os.W_OK) and not (folder / (_RECORD + "-wal")).exists()
+    # A reader of a run whose writer was killed must be able to replay the log, so it opens the file for writing and
+    # is then held to queries. Only on a read-only medium is it opened as such; a finished run has no log to share
+    # there, and SQLite must be told so.
+    writable = os.access(folder, os.W_OK) and os.access(record, os.W_OK)
+    mode = "rw" if write or writable else "ro"
+    frozen = mode == "ro" and not (folder / (_RECORD + "-wal")).exists()
     try:
         connection = sqlite3.connect(
             f"{record.as_uri()}?mode={mode}{'&immutable=1' if frozen else ''}",
@@ -410,6 +413,8 @@ def _connect(folder: Path, *, write: bool) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode=WAL")
             # NORMAL: no fsync a commit. A killed process loses nothing; a power cut may lose the last seconds.
             connection.execute("PRAGMA synchronous=NORMAL")
+        else:
+            connection.execute("PRAGMA query_only=1")
     except sqlite3.Error as error:
         raise _translate(record, error) from error
     return connection
