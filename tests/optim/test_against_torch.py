@@ -11,7 +11,7 @@ from tameopt import optim
 CASES = [
     pytest.param(name, arguments, id=f"{name}-{variant}")
     for name in optim.names()
-    if hasattr(torch.optim, name) and optim.entry(name).closure_free
+    if hasattr(torch.optim, name) and optim.entry(name).gradients == "dense"
     for variant, arguments in {"defaults": {}, **optim.entry(name).variants}.items()
 ]
 SHAPES = [(7, 3), (5,), (), (0, 4), (2, 3, 2, 2)]

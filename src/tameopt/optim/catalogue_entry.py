@@ -13,8 +13,8 @@ class Entry:
 
     name: how people call it; optimizer: its class; formula: the step in one line, in the lecture's letters;
     source: who proposed it; theorems: which convergence theorems of tameopt speak of it; variants: keyword
-    arguments that the laws and benchmarks run besides the defaults, each with a name; closure_free: whether step()
-    works without a closure (LBFGS does not).
+    arguments that the laws and benchmarks run besides the defaults, each with a name; gradients: what step()
+    needs: "dense" or "sparse" gradients, or a "closure".
     """
 
     name: str
@@ -22,5 +22,5 @@ class Entry:
     formula: str
     source: str
     theorems: tuple[str, ...] = ()
-    closure_free: bool = True
+    gradients: str = "dense"
     variants: dict[str, dict[str, object]] = field(default_factory=dict)

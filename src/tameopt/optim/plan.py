@@ -25,8 +25,9 @@ class Signature:
     """What selects a kernel. Two parameters with one signature share a launch.
 
     theta, g: dtypes (real ones: a complex parameter is its pair of reals); states: (name, dtype) of each;
-    flags: the rule's choices; device: where they live; plain: whether all are dense tensors that autograd does not
-    follow.
+    flags: the rule's choices; device: where they live; plain: whether gradients can be taken as they come (real,
+    whole tensors); dense: whether parameters and states fill their memory in one
+    order; sparse: whether the gradients are sparse; differentiable: whether autograd follows the step.
     """
 
     rule: Rule
@@ -35,6 +36,9 @@ class Signature:
     theta: torch.dtype
     g: torch.dtype
     states: tuple[tuple[str, torch.dtype], ...]
+    plain: bool = True
+    dense: bool = True
+    sparse: bool = False
     differentiable: bool = False
 
     @property
@@ -57,6 +61,18 @@ class Unit:
     theta: torch.Tensor
     states: tuple[torch.Tensor, ...]
     owned: tuple[torch.Tensor, ...]  # the tensors in optimizer.state, to notice when somebody replaces one
+    kept: dict[str, torch.Tensor]  # optimizer.state of the parameter
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which engine runs a bucket, and why not the others.
+
+    engine: its name; reasons: (engine, why it does not run this bucket) of those passed over.
+    """
+
+    engine: str
+    reasons: tuple[tuple[str, str], ...]
 
 
 @dataclass
@@ -72,6 +88,7 @@ class Bucket:
     scalars: dict[str, np.ndarray[Any, Any]]
     first: np.ndarray[Any, Any]
     groups: np.ndarray[Any, Any]
+    choice: Choice
     cache: dict[str, Any] = field(default_factory=dict)  # what an engine lays out once (pointer tables)
 
     def _stored(self, value: float) -> float:
@@ -119,6 +136,11 @@ def real_view(tensor: torch.Tensor) -> torch.Tensor:
     to_local = getattr(tensor, "to_local", None)  # DTensor's; torch.distributed need not be imported to ask
     local = to_local() if to_local is not None else tensor
     return torch.view_as_real(local) if local.is_complex() else local
+
+
+def dense(gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient with the zeros that a sparse layout leaves out."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def options_as_numbers(group: Mapping[str, Any]) -> dict[str, Any]:

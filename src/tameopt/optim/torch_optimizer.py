@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
 import torch
 
-from tameopt.optim.engines import eager
-from tameopt.optim.plan import Bucket, Signature, Unit, options_as_numbers, real_view
+from tameopt.optim import engines
+from tameopt.optim.layout import is_dense, match_strides
+from tameopt.optim.plan import Bucket, FlagItems, Signature, Unit, dense, options_as_numbers, real_view
 from tameopt.optim.rule import Rule, Scalar
 
 Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
@@ -19,13 +22,22 @@ Closure = Callable[[], Any]
 class Extras(TypedDict, total=False):
     """What tameopt's optimizers take beyond torch's arguments.
 
-    engine: "auto" (default), "eager", "cpu" or "triton".
+    engine: "auto" (default), or one of `tameopt.optim.engines.NAMES`.
     """
 
     engine: str
 
 
-_ENGINES = ("auto", "eager")
+@dataclass
+class _Layout:
+    """The buckets of a step and what they were built from; built anew when any of it changes."""
+
+    buckets: list[Bucket]
+    parameters: list[torch.Tensor]
+    addresses: list[int]
+    flags: list[FlagItems]
+    kinds: list[tuple[torch.dtype, bool] | None]  # dtype and sparsity of each gradient, None if there was none yet
+    owner: Any  # the optimizer's state, by identity
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -39,7 +51,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Parameters, defaults: dict[str, Any], **extras: Unpack[Extras]) -> None:
         self.extras = _checked(extras)
-        self._buckets: list[Bucket] | None = None
+        self._layout: _Layout | None = None
         super().__init__(params, defaults)
 
     # -- the step ------------------------------------------------------------------------------------------------
@@ -61,86 +73,138 @@ class RuleOptimizer(torch.optim.Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters]
         options = [options_as_numbers(group) for group in self.param_groups]
-        buckets = self._lay_out(parameters, gradients, options)
-        for bucket in buckets:
+        flags = [tuple(self.rule.flags(each).items()) for each in options]
+        layout = self._layout
+        if layout is None or not _still_holds(layout, parameters, gradients, flags, self.state):
+            layout = self._layout = self._lay_out(parameters, gradients, options, flags)
+        for bucket in layout.buckets:
             here = [gradients[unit.index] for unit in bucket.units]
             present = None
             if any(g is None for g in here):
                 present = np.array([g is not None for g in here])
+                if not present.any():
+                    continue
+            if bucket.signature.plain:
+                local = here
+            else:
+                sparse = bucket.signature.sparse
+                local = [None if g is None else real_view(g if sparse else dense(g)) for g in here]
             rows, row_of = bucket.advance(options, present)
-            local = [None if g is None else real_view(g) for g in here]
-            eager.run(bucket, local, rows, row_of)
+            engines.engine(bucket.choice.engine).run(bucket, local, rows, row_of)
+
+    # -- laying out a step ----------------------------------------------------------------------------------------
 
     def _lay_out(
-        self, parameters: list[torch.Tensor], gradients: list[torch.Tensor | None], options: list[dict[str, Any]]
-    ) -> list[Bucket]:
+        self,
+        parameters: list[torch.Tensor],
+        gradients: list[torch.Tensor | None],
+        options: list[dict[str, Any]],
+        flags: list[FlagItems],
+    ) -> _Layout:
         group_of = [number for number, group in enumerate(self.param_groups) for _ in group["params"]]
-        gathered: dict[Signature, list[tuple[Unit, bool]]] = {}
+        before = self._signatures(len(parameters))
+        gathered: dict[Signature, list[Unit]] = {}
+        fresh: set[int] = set()
         for index, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
-            if gradient is None:
+            if gradient is None and index not in before:
                 continue
-            if gradient.is_sparse:
-                raise RuntimeError(
-                    f"{self.rule.name} needs dense gradients, parameter {self._name_of(index)} has a sparse one: "
-                    "use SparseAdam, Adagrad or SGD, or build the embedding with sparse=False."
-                )
-            unit, first = self._unit(index, group_of[index], parameter, options[group_of[index]])
+            group = group_of[index]
+            unit, first = self._unit(index, group, parameter, options[group])
+            if first:
+                fresh.add(index)
+            if gradient is None:
+                like, sparse = before[index].g, before[index].sparse
+            else:
+                like, sparse = real_view(gradient).dtype, self._takes_rows(index, gradient, options[group])
             signature = Signature(
                 self.rule,
-                tuple(self.rule.flags(options[group_of[index]]).items()),
+                flags[group],
                 unit.theta.device,
                 unit.theta.dtype,
-                real_view(gradient).dtype,
-                tuple((s.name, t.dtype) for s, t in zip(self._states(options[unit.group]), unit.states, strict=True)),
+                like,
+                tuple((s.name, t.dtype) for s, t in zip(self.rule.states(options[group]), unit.states, strict=True)),
+                dense=is_dense(unit.theta),
+                sparse=sparse,
+                differentiable=bool(self.defaults.get("differentiable", False)),
+                plain=_is_plain(parameter) and (gradient is None or not gradient.is_sparse),
             )
-            gathered.setdefault(signature, []).append((unit, first))
-        return [self._bucket(signature, found) for signature, found in gathered.items()]
+            gathered.setdefault(signature, []).append(unit)
+        buckets = [self._bucket(signature, units, fresh) for signature, units in gathered.items()]
+        kinds = [None if g is None else (g.dtype, g.is_sparse) for g in gradients]
+        if self._layout is not None:
+            kinds = [new or old for new, old in zip(kinds, self._layout.kinds, strict=True)]
+        return _Layout(buckets, parameters, _addresses(parameters), flags, kinds, self.state)
 
-    def _states(self, options: Mapping[str, Any]) -> tuple[Any, ...]:
-        return self.rule.states(options)
+    def _signatures(self, count: int) -> dict[int, Signature]:
+        """Signature of each unit laid out so far: what a parameter without a gradient now had when it had one."""
+        if self._layout is None or len(self._layout.parameters) != count:
+            self._layout = None
+            return {}
+        return {unit.index: bucket.signature for bucket in self._layout.buckets for unit in bucket.units}
+
+    def _takes_rows(self, index: int, gradient: torch.Tensor, options: Mapping[str, Any]) -> bool:
+        """Whether the gradient is sparse and stays so. Raises RuntimeError when the rule cannot take it."""
+        handling = self.rule.sparse(options)
+        if gradient.is_sparse and handling == "no":
+            decay = " with weight_decay" if options.get("weight_decay", 0) != 0 else ""
+            raise RuntimeError(
+                f"{self.rule.name}{decay} needs dense gradients, parameter {self._name_of(index)} has a sparse one: "
+                "use SparseAdam, Adagrad or SGD without decay, or build the embedding with sparse=False."
+            )
+        if not gradient.is_sparse and handling == "only":
+            raise RuntimeError(
+                f"{self.rule.name} needs sparse gradients, parameter {self._name_of(index)} has a dense one: "
+                "use Adam, or build the embedding with sparse=True."
+            )
+        return gradient.is_sparse and handling in ("rows", "only")
 
     def _unit(self, index: int, group: int, parameter: torch.Tensor, options: Mapping[str, Any]) -> tuple[Unit, bool]:
         """The unit of a parameter, its state made on first use; and whether it has yet to step."""
-        specs = self._states(options)
+        theta = real_view(parameter.detach())
+        specs = self.rule.states(options)
         if not specs and not self.rule.counts_steps:
-            return Unit(index, group, parameter, real_view(parameter.detach()), (), ()), True
+            return Unit(index, group, parameter, theta, (), (), {}), True
         state = self.state[parameter]
         first = not state
         for spec in specs:
-            if state.get(spec.name) is None:
-                made = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            found = state.get(spec.name)
+            if found is None:
+                state[spec.name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 if spec.initial != 0.0:
-                    real_view(made).fill_(spec.initial)
-                state[spec.name] = made
+                    real_view(state[spec.name]).fill_(spec.initial)
                 first = True
-        owned = tuple(state[spec.name] for spec in self._states(options))
-        return Unit(
-            index, group, parameter, real_view(parameter.detach()), tuple(real_view(t) for t in owned), owned
-        ), first
+            elif found.shape != parameter.shape:
+                raise ValueError(
+                    f"state {spec.name!r} of parameter {self._name_of(index)} must have the parameter's shape "
+                    f"{tuple(parameter.shape)}, got {tuple(found.shape)}: it belongs to another model."
+                )
+            elif is_dense(theta):
+                state[spec.name] = match_strides(found, parameter)
+        owned = tuple(state[spec.name] for spec in specs)
+        return Unit(index, group, parameter, theta, tuple(real_view(t) for t in owned), owned, state), first
 
-    def _bucket(self, signature: Signature, found: list[tuple[Unit, bool]]) -> Bucket:
+    def _bucket(self, signature: Signature, units: list[Unit], fresh: set[int]) -> Bucket:
         """A bucket whose scalars gather those of its units; their state tensors become views of one array."""
-        units = [unit for unit, _ in found]
         specs = list(self.rule.scalars)
         if self.rule.counts_steps:
             specs.insert(0, Scalar("step", lambda _: 0.0))
+        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
         scalars: dict[str, np.ndarray[Any, Any]] = {}
         for spec in specs:
-            table = torch.empty(
-                len(units), dtype=torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-            )
+            table = torch.empty(len(units), dtype=dtype)
             for place, unit in enumerate(units):
-                state = self.state[unit.parameter]
-                value = state.get(spec.name)
-                table[place] = float(spec.initial(self.param_groups[unit.group]) if value is None else value)
-                state[spec.name] = table[place]
+                value = unit.kept.get(spec.name)
+                group = options_as_numbers(self.param_groups[unit.group])
+                table[place] = float(spec.initial(group) if value is None else value)
+                unit.kept[spec.name] = table[place]
             scalars[spec.name] = table.numpy()
         return Bucket(
             signature,
             units,
             scalars,
-            np.array([first for _, first in found]),
+            np.array([unit.index in fresh for unit in units]),
             np.array([unit.group for unit in units], dtype=np.int64),
+            engines.choose(self.extras.get("engine", "auto"), signature),
         )
 
     def _name_of(self, index: int) -> str:
@@ -154,7 +218,44 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._buckets = None
+        self._layout = None
+
+
+def _is_plain(parameter: torch.Tensor) -> bool:
+    return type(parameter) in (torch.nn.Parameter, torch.Tensor) and not parameter.is_complex()
+
+
+def _addresses(parameters: list[torch.Tensor]) -> list[int]:
+    try:
+        return [p.data_ptr() for p in parameters]
+    except RuntimeError:  # a wrapper such as DTensor has none of its own
+        return [real_view(p.detach()).data_ptr() for p in parameters]
+
+
+def _still_holds(
+    layout: _Layout,
+    parameters: list[torch.Tensor],
+    gradients: list[torch.Tensor | None],
+    flags: list[FlagItems],
+    state: Any,
+) -> bool:
+    """Whether everything that the layout was built from is as it was.
+
+    `.grad` may be a new tensor at every step, `.data` may be swapped, a parameter may get its first gradient late,
+    and people put tensors into the state by hand: each is noticed here.
+    """
+    if layout.owner is not state or len(layout.parameters) != len(parameters) or layout.flags != flags:
+        return False
+    if not all(map(operator.is_, layout.parameters, parameters)) or layout.addresses != _addresses(parameters):
+        return False
+    for gradient, kind in zip(gradients, layout.kinds, strict=True):
+        if gradient is not None and (gradient.dtype, gradient.is_sparse) != kind:
+            return False
+    for bucket in layout.buckets:
+        for place, (name, _) in enumerate(bucket.signature.states):
+            if not all(unit.kept.get(name) is unit.owned[place] for unit in bucket.units):
+                return False
+    return True
 
 
 def _checked(extras: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +266,8 @@ def _checked(extras: Mapping[str, Any]) -> dict[str, Any]:
             f"{', '.join(Extras.__annotations__)}."
         )
     engine = extras.get("engine", "auto")
-    if engine not in _ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(_ENGINES)}, got {engine!r}: choose one of these.")
+    if engine not in ("auto", *engines.NAMES):
+        raise ValueError(
+            f"engine must be one of auto, {', '.join(engines.NAMES)}, got {engine!r}: choose one of these."
+        )
     return dict(extras)

@@ -1,1 +1,38 @@
-"""Engines run an update rule over the parameters of a bucket: eager (the reference), cpu (numba), triton (GPU)."""
+"""Engines run an update rule over the parameters of a bucket: eager (the reference), cpu (LLVM), triton (GPU)."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from tameopt.optim.plan import Choice, Signature
+
+# fastest first
+NAMES = ("cpu", "eager")
+
+
+def engine(name: str) -> ModuleType:
+    """The module of an engine: `run(bucket, gradients, rows, row_of)` and `unsupported(signature)`."""
+    return importlib.import_module(f"tameopt.optim.engines.{name}")
+
+
+def choose(wanted: str, signature: Signature) -> Choice:
+    """The engine for a bucket: the one wanted, or with "auto" the fastest that can run it.
+
+    Raises RuntimeError saying why when the one wanted cannot run it: there is no silent fallback.
+    """
+    if wanted != "auto":
+        reason = engine(wanted).unsupported(signature)
+        if reason:
+            raise RuntimeError(
+                f"engine={wanted!r} cannot run this step of {signature.rule.name}: {reason}. "
+                "engine='auto' picks one that can."
+            )
+        return Choice(wanted, ())
+    passed_over: list[tuple[str, str]] = []
+    for name in NAMES:
+        reason = engine(name).unsupported(signature)
+        if not reason:
+            return Choice(name, tuple(passed_over))
+        passed_over.append((name, reason))
+    raise AssertionError("the eager engine runs everything")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from tameopt.optim.plan import Bucket, Signature
+from tameopt.optim.plan import Bucket, Signature, Unit
 from tameopt.optim.rule import Numbers, apply
 
 NAME = "eager"
@@ -20,24 +21,63 @@ def unsupported(signature: Signature) -> str:
 
 
 def run(
-    bucket: Bucket, gradients: Sequence[torch.Tensor | None], rows: Sequence[Numbers], row_of: np.ndarray
+    bucket: Bucket, gradients: Sequence[torch.Tensor | None], rows: Sequence[Numbers], row_of: np.ndarray[Any, Any]
 ) -> None:
     """One step of every unit that has a gradient, in place.
 
     Low-precision tensors are computed in float32 and rounded once when stored, as torch's fused optimizers do.
     """
     signature = bucket.signature
+    step = _sparse_step if signature.sparse else _followed_step if signature.differentiable else _step
     flags = dict(signature.flags)
     names = [name for name, _ in signature.states]
-    work = signature.compute
     for unit, gradient, row in zip(bucket.units, gradients, row_of.tolist(), strict=True):
-        if gradient is None or row < 0:
-            continue
-        states = dict(zip(names, (s.to(work) for s in unit.states), strict=True))
-        new_theta, new_states = apply(
-            signature.rule, flags, unit.theta.to(work), gradient.to(work), states, rows[row]
-        )
-        unit.theta.copy_(new_theta)
-        for name, state in zip(names, unit.states, strict=True):
-            if name in new_states:
-                state.copy_(new_states[name])
+        if gradient is not None and row >= 0:
+            step(unit, signature, names, flags, gradient, rows[row])
+
+
+def _step(
+    unit: Unit, signature: Signature, names: list[str], flags: dict[str, Any], gradient: torch.Tensor, row: Numbers
+) -> None:
+    work = signature.compute
+    states = dict(zip(names, (s.to(work) for s in unit.states), strict=True))
+    new_theta, new_states = apply(signature.rule, flags, unit.theta.to(work), gradient.to(work), states, row)
+    unit.theta.copy_(new_theta)
+    for name, state in zip(names, unit.states, strict=True):
+        if name in new_states:
+            state.copy_(new_states[name])
+
+
+def _followed_step(
+    unit: Unit, signature: Signature, names: list[str], flags: dict[str, Any], gradient: torch.Tensor, row: Numbers
+) -> None:
+    """The step as a differentiable function: autograd saves what it reads, so states are replaced, not written."""
+    parameter = unit.parameter
+    theta, g = parameter.clone(), gradient
+    states = {name: unit.kept[name] for name in names}
+    if parameter.is_complex():
+        theta, g = torch.view_as_real(theta), torch.view_as_real(g)
+        states = {name: torch.view_as_real(state) for name, state in states.items()}
+    new_theta, new_states = apply(signature.rule, flags, theta, g, states, row)
+    parameter.copy_(torch.view_as_complex(new_theta) if parameter.is_complex() else new_theta)
+    for name, state in new_states.items():
+        unit.kept[name] = torch.view_as_complex(state) if parameter.is_complex() else state
+
+
+def _sparse_step(
+    unit: Unit, signature: Signature, names: list[str], flags: dict[str, Any], gradient: torch.Tensor, row: Numbers
+) -> None:
+    """The rule on the rows that the gradient names; the others, and their states, stay as they are."""
+    gradient = gradient.coalesce()  # rules are not linear in g: a row must appear once
+    rows = tuple(gradient.indices())
+    if gradient.values().numel() == 0:
+        return
+    work = signature.compute
+    states = {name: state[rows].to(work) for name, state in zip(names, unit.states, strict=True)}
+    new_theta, new_states = apply(
+        signature.rule, flags, unit.theta[rows].to(work), gradient.values().to(work), states, row
+    )
+    unit.theta[rows] = new_theta.to(unit.theta.dtype)
+    for name, state in zip(names, unit.states, strict=True):
+        if name in new_states:
+            state[rows] = new_states[name].to(state.dtype)

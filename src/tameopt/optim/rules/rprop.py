@@ -36,9 +36,8 @@ def update(
     if on.maximize:
         g = -g
     agreement = g * state.prev
-    one = agreement * 0.0 + 1.0
-    factor = where(agreement > 0.0, c.grow, where(agreement < 0.0, c.shrink, one))
-    size = clip(state.step_size * factor, c.smallest, c.largest)
+    same, grown, shrunk = state.step_size, state.step_size * c.grow, state.step_size * c.shrink
+    size = clip(where(agreement > 0.0, grown, where(agreement < 0.0, shrunk, same)), c.smallest, c.largest)
     g = where(agreement < 0.0, 0.0, g)
     return theta - sign(g) * size, {"prev": g, "step_size": size}
 

@@ -1,0 +1,208 @@
+"""The CPU engine: one pass over memory for all tensors of a bucket, compiled by LLVM, threads as torch's.
+
+llvmlite brings LLVM as a wheel, so no compiler is needed; a kernel compiles in some tens of milliseconds, once a
+process for each rule, set of flags and dtypes. Learning rates and step counts are arguments: changing them never
+compiles anything. The kernel computes what the eager engine does, operation by operation, so results are equal bit
+for bit (except where a rule uses `power`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tameopt import extras
+from tameopt.optim.engines import llvm_source
+from tameopt.optim.expr import Graph, trace
+from tameopt.optim.layout import match_strides
+from tameopt.optim.plan import Bucket, Signature
+from tameopt.optim.rule import Numbers
+
+NAME = "cpu"
+
+# Our choices: a chunk is long enough to amortise its table look-ups (about 20 ns) and short enough to balance two
+# threads; below the threshold waking a second thread (about 50 us) costs more than it saves.
+CHUNK = 16384
+_ELEMENTS_FOR_THREADS = 200_000
+_LLVM_TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "half",
+    torch.bfloat16: "bfloat",
+}
+
+
+def unsupported(signature: Signature) -> str:
+    """Why this engine cannot run the bucket; "" when it can."""
+    if signature.device.type != "cpu":
+        return f"the parameters are on {signature.device}"
+    if signature.differentiable:
+        return "differentiable=True needs autograd, which only the eager engine gives"
+    if signature.sparse:
+        return "the gradients are sparse"
+    if not signature.dense:
+        return "the parameters overlap or have gaps in memory"
+    dtypes = (signature.theta, signature.g, *(dtype for _, dtype in signature.states))
+    odd = [dtype for dtype in dtypes if dtype not in _LLVM_TYPES]
+    if odd:
+        return f"it has no {odd[0]}"
+    if not extras.available("llvmlite"):
+        return "the package llvmlite is not here: pip install 'tameopt[cpu]'"
+    if torch.float16 in dtypes and not _has_half():
+        return "this processor converts no float16"
+    return ""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled pass. call: its C function; seconds: what compiling took; source: its LLVM text."""
+
+    graph: Graph
+    call: Callable[..., None]
+    seconds: float
+    source: str
+    keep_alive: tuple[Any, ...]
+
+
+_compiling = threading.Lock()  # LLVM's global state is not thread-safe
+
+
+@functools.cache
+def compiled(signature: Signature) -> Kernel:
+    """The kernel of a signature, compiled on first use."""
+    binding = extras.require("llvmlite.binding", "engine='cpu'")
+    begin = time.perf_counter()
+    names = tuple(name for name, _ in signature.states)
+    graph = trace(signature.rule, signature.flags, names)
+    roles = llvm_source.Roles(
+        ("theta", "g", *names),
+        tuple(_LLVM_TYPES[d] for d in (signature.theta, signature.g, *(dtype for _, dtype in signature.states))),
+        _LLVM_TYPES[signature.compute],
+    )
+    source = llvm_source.kernel(graph, roles)
+    with _compiling:
+        machine = _target_machine(binding)
+        module = binding.parse_assembly(source)
+        module.verify()
+        engine = binding.create_mcjit_compiler(module, machine)
+        engine.finalize_object()
+        address = engine.get_function_address("step")
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 10)(address)
+    return Kernel(graph, call, time.perf_counter() - begin, source, (engine, machine))
+
+
+def _target_machine(binding: Any) -> Any:
+    with contextlib.suppress(RuntimeError):  # newer llvmlite initialises itself and raises here
+        binding.initialize()
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return binding.Target.from_default_triple().create_target_machine(
+        cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3
+    )
+
+
+@functools.cache
+def _has_half() -> bool:
+    """Whether the processor converts float16 itself (otherwise LLVM would call a library that is not linked)."""
+    binding = extras.require("llvmlite.binding", "engine='cpu'")
+    triple = binding.get_process_triple()
+    return triple.startswith(("aarch64", "arm64")) or bool(binding.get_host_cpu_features().get("f16c"))
+
+
+@dataclass
+class _Tables:
+    """What a bucket's kernel reads; all but the gradients' addresses stays from step to step."""
+
+    addresses: np.ndarray[Any, Any]
+    strides: list[tuple[int, ...]]
+    shapes: list[torch.Size]
+    tensors: np.ndarray[Any, Any]
+    starts: np.ndarray[Any, Any]
+    lengths: np.ndarray[Any, Any]
+    elements: int
+    next: np.ndarray[Any, Any]
+
+
+def _lay_out(bucket: Bucket) -> _Tables:
+    units = bucket.units
+    roles = 2 + len(bucket.signature.states)
+    addresses = np.zeros((roles, len(units)), dtype=np.int64)
+    addresses[0] = [unit.theta.data_ptr() for unit in units]
+    for place in range(roles - 2):
+        addresses[2 + place] = [unit.states[place].data_ptr() for unit in units]
+    sizes = np.array([unit.theta.numel() for unit in units], dtype=np.int64)
+    chunks = -(-sizes // CHUNK)
+    tensors = np.repeat(np.arange(len(units), dtype=np.int64), chunks)
+    first_chunk = np.cumsum(chunks) - chunks
+    starts = (np.arange(len(tensors), dtype=np.int64) - first_chunk[tensors]) * CHUNK
+    lengths = np.minimum(CHUNK, sizes[tensors] - starts)
+    return _Tables(
+        addresses,
+        [unit.theta.stride() for unit in units],
+        [unit.theta.shape for unit in units],
+        tensors,
+        starts,
+        lengths,
+        int(sizes.sum()),
+        np.zeros(1, dtype=np.int64),
+    )
+
+
+def run(
+    bucket: Bucket, gradients: Sequence[torch.Tensor | None], rows: Sequence[Numbers], row_of: np.ndarray[Any, Any]
+) -> None:
+    """One step of every unit that has a gradient, in place."""
+    kernel = compiled(bucket.signature)
+    tables: _Tables | None = bucket.cache.get("cpu")
+    if tables is None:
+        tables = bucket.cache["cpu"] = _lay_out(bucket)
+    if not tables.elements or not rows:
+        return
+    given = list(gradients)
+    for place in np.flatnonzero(row_of < 0):  # an address nobody reads
+        given[place] = bucket.units[place].theta
+    present: list[torch.Tensor] = given  # type: ignore[assignment]
+    if [g.stride() for g in present] != tables.strides:
+        present = [match_strides(g, unit.theta) for g, unit in zip(present, bucket.units, strict=True)]
+    tables.addresses[1] = [g.data_ptr() for g in present]
+    coefficients = np.array([[row[name] for name in kernel.graph.coefficients] for row in rows], dtype=np.float64)
+    tables.next[0] = 0
+    arguments = (
+        tables.addresses.ctypes.data,
+        len(bucket.units),
+        row_of.ctypes.data,
+        tables.tensors.ctypes.data,
+        tables.starts.ctypes.data,
+        tables.lengths.ctypes.data,
+        coefficients.ctypes.data,
+        coefficients.shape[1],
+        tables.next.ctypes.data,
+        len(tables.tensors),
+    )
+    threads = min(torch.get_num_threads(), len(tables.tensors))
+    if threads == 1 or tables.elements < _ELEMENTS_FOR_THREADS:
+        kernel.call(*arguments)
+        return
+    # ctypes releases the GIL; every thread claims chunks until none is left
+    others = [_pool(os.getpid()).submit(kernel.call, *arguments) for _ in range(threads - 1)]
+    kernel.call(*arguments)
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Worker threads, idle between steps; a forked child gets its own."""
+    del process
+    return ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="tameopt")
