@@ -8,6 +8,7 @@ state are views of it, so counting a step costs one addition however many parame
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +91,11 @@ class Bucket:
     groups: np.ndarray[Any, Any]
     choice: Choice
     cache: dict[str, Any] = field(default_factory=dict)  # what an engine lays out once (pointer tables)
+
+    @functools.cached_property
+    def indices(self) -> list[int]:
+        """Position of each unit among all parameters."""
+        return [unit.index for unit in self.units]
 
     def _stored(self, value: float) -> float:
         return float(next(iter(self.scalars.values())).dtype.type(value))

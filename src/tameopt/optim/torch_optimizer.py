@@ -38,6 +38,9 @@ class _Layout:
     flags: list[FlagItems]
     kinds: list[tuple[torch.dtype, bool] | None]  # dtype and sparsity of each gradient, None if there was none yet
     owner: Any  # the optimizer's state, by identity
+    owned: list[
+        tuple[str, list[dict[str, torch.Tensor]], list[torch.Tensor]]
+    ]  # (name, where it is kept, what was there)
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -50,7 +53,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     rule: ClassVar[Rule]
 
     def __init__(self, params: Parameters, defaults: dict[str, Any], **extras: Unpack[Extras]) -> None:
-        self.extras = _checked(extras)
+        self.extras = checked_extras(extras)
         self._layout: _Layout | None = None
         super().__init__(params, defaults)
 
@@ -78,9 +81,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         if layout is None or not _still_holds(layout, parameters, gradients, flags, self.state):
             layout = self._layout = self._lay_out(parameters, gradients, options, flags)
         for bucket in layout.buckets:
-            here = [gradients[unit.index] for unit in bucket.units]
+            here = [gradients[index] for index in bucket.indices]
             present = None
-            if any(g is None for g in here):
+            if any(map(_is_none, here)):
                 present = np.array([g is not None for g in here])
                 if not present.any():
                     continue
@@ -133,7 +136,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         kinds = [None if g is None else (g.dtype, g.is_sparse) for g in gradients]
         if self._layout is not None:
             kinds = [new or old for new, old in zip(kinds, self._layout.kinds, strict=True)]
-        return _Layout(buckets, parameters, _addresses(parameters), flags, kinds, self.state)
+        owned = [
+            (name, [unit.kept for unit in bucket.units], [unit.owned[place] for unit in bucket.units])
+            for bucket in buckets
+            for place, (name, _) in enumerate(bucket.signature.states)
+        ]
+        return _Layout(buckets, parameters, _addresses(parameters), flags, kinds, self.state, owned)
 
     def _signatures(self, count: int) -> dict[int, Signature]:
         """Signature of each unit laid out so far: what a parameter without a gradient now had when it had one."""
@@ -221,6 +229,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._layout = None
 
 
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
 def _is_plain(parameter: torch.Tensor) -> bool:
     return type(parameter) in (torch.nn.Parameter, torch.Tensor) and not parameter.is_complex()
 
@@ -248,17 +260,21 @@ def _still_holds(
         return False
     if not all(map(operator.is_, layout.parameters, parameters)) or layout.addresses != _addresses(parameters):
         return False
-    for gradient, kind in zip(gradients, layout.kinds, strict=True):
-        if gradient is not None and (gradient.dtype, gradient.is_sparse) != kind:
-            return False
-    for bucket in layout.buckets:
-        for place, (name, _) in enumerate(bucket.signature.states):
-            if not all(unit.kept.get(name) is unit.owned[place] for unit in bucket.units):
-                return False
-    return True
+    if any(
+        gradient is not None and (gradient.dtype, gradient.is_sparse) != kind
+        for gradient, kind in zip(gradients, layout.kinds, strict=True)
+    ):
+        return False
+    return all(
+        all(map(operator.is_, [kept.get(name) for kept in keepers], owned)) for name, keepers, owned in layout.owned
+    )
 
 
-def _checked(extras: Mapping[str, Any]) -> dict[str, Any]:
+def checked_extras(extras: Mapping[str, Any], allowed: tuple[str, ...] = ("auto", *engines.NAMES)) -> dict[str, Any]:
+    """tameopt's own arguments, checked.
+
+    Raises TypeError for an unknown one, ValueError for an engine that is not allowed.
+    """
     unknown = set(extras) - set(Extras.__annotations__)
     if unknown:
         raise TypeError(
@@ -266,8 +282,6 @@ def _checked(extras: Mapping[str, Any]) -> dict[str, Any]:
             f"{', '.join(Extras.__annotations__)}."
         )
     engine = extras.get("engine", "auto")
-    if engine not in ("auto", *engines.NAMES):
-        raise ValueError(
-            f"engine must be one of auto, {', '.join(engines.NAMES)}, got {engine!r}: choose one of these."
-        )
+    if engine not in allowed:
+        raise ValueError(f"engine must be one of {', '.join(allowed)}, got {engine!r}: choose one of these.")
     return dict(extras)
