@@ -94,6 +94,19 @@ _CLAIMS = (
     # nonsmooth
     Claim("chain_rule.along_run", "the chain rule holds along the run", "largest violation"),
     Claim("goldstein.stationary", "the last iterate is (delta, eps)-Goldstein stationary", "eps"),
+    # symptoms of a run, read from its record and from the network's outputs
+    Claim("run.chance_level", "F is at the entropy of the labels: the outputs ignore the inputs", "F / entropy"),
+    Claim("units.dead", "units whose activation is 0 for every sample", "largest share of a layer"),
+    Claim("run.oscillates", "F swings instead of falling", "period in steps"),
+    Claim("run.spikes", "the loss jumps up and comes back", "number of spikes"),
+    Claim("run.rises", "F rises again after its least value and stays up", "F at the end / least F"),
+    Claim("run.epoch_steps", "the loss falls in steps aligned with the epochs", "share of the fall at their ends"),
+    Claim("run.resume_jump", "the loss jumps where the run was resumed", "jump in standard deviations"),
+    Claim("run.plateau", "F hardly moves although the point is not critical", "relative change of F"),
+    Claim("run.first_non_finite", "where the first number that is not finite appeared", "step"),
+    Claim(
+        "step.too_small", "the step is far below what curvature and noise allow, and F is far from settled", "alpha L"
+    ),
 )
 
 CLAIMS: dict[str, Claim] = {claim.name: claim for claim in _CLAIMS}
