@@ -96,11 +96,29 @@ def test_line_search_satisfies_both_conditions():
         return value.item(), x.grad
 
     value, g = evaluate(0.0)
-    for first in (1e-3, 0.1, 1.0, 10.0, 1000.0):
+    for first in (1e-3, 0.1, 1.0, 10.0):
         loss, gradient, t, used = strong_wolfe(evaluate, direction, first, value, g, g.item(), 1e-9, 25)
         assert loss <= value + SUFFICIENT_DECREASE * t * g.item()
         assert abs(gradient.item()) <= CURVATURE * abs(g.item())
         assert used <= 26
+
+
+def test_line_search_from_far_away_ends_where_torchs_does():
+    """From t = 1000 torch's bracket keeps an end that decreases too little; the drop-in does the same."""
+    from torch.optim.lbfgs import _strong_wolfe
+
+    def loss_and_gradient(t):
+        return -t / (t * t + 2), torch.tensor([(t * t - 2) / (t * t + 2) ** 2], dtype=torch.float64)
+
+    value, g = loss_and_gradient(0.0)
+    direction = torch.ones(1, dtype=torch.float64)
+    for first in (1e-3, 0.1, 1.0, 10.0, 1000.0):
+        ours = strong_wolfe(loss_and_gradient, direction, first, value, g, g.item(), 1e-9, 25)
+        theirs = _strong_wolfe(
+            lambda x, t, d: loss_and_gradient(float(t)), None, first, direction, value, g, g.dot(direction)
+        )
+        assert ours[2] == pytest.approx(float(theirs[2]), rel=1e-12)
+        assert ours[3] == theirs[3]
 
 
 def test_cubic_minimum_is_exact_for_a_cubic():

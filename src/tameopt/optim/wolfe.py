@@ -60,6 +60,9 @@ def strong_wolfe(
 ) -> tuple[float, torch.Tensor, float, int]:
     """A step length along `direction` that satisfies the strong Wolfe conditions, if found within the budget.
 
+    As in torch, a first trial so long that F has flattened may leave a bracket whose better end decreases F too
+    little.
+
     evaluate: step length -> (loss, flat gradient); t: first length tried; value, gradient, slope: at length 0;
     budget: iterations. Returns (loss, gradient, length, evaluations); without success the best bracket end.
     """
