@@ -105,11 +105,16 @@ def test_a_kink_between_points_shows_in_the_gradient_difference(tmp_path):
 
 
 POINT_KINDS = [
-    # function, theta, verdicts of critical, strict_saddle, second_order, hyperbolic
-    (lambda t: (A * t**2).sum(), [0.0, 0.0], "MEASURED REFUTED MEASURED MEASURED"),
-    (lambda t: t[0] ** 2 - t[1] ** 2, [0.0, 0.0], "MEASURED MEASURED REFUTED MEASURED"),
-    (lambda t: t[0] ** 2 - t[1] ** 4, [0.0, 0.0], "MEASURED UNKNOWN MEASURED UNKNOWN"),
+    # function, theta, verdicts of critical, strict_saddle, second_order, hyperbolic; tan is on no tape, so that
+    # nothing is proved of it
+    (lambda t: (A * torch.tan(t) ** 2).sum(), [0.0, 0.0], "MEASURED REFUTED MEASURED MEASURED"),
+    (lambda t: torch.tan(t[0]) ** 2 - t[1] ** 2, [0.0, 0.0], "MEASURED MEASURED REFUTED MEASURED"),
+    (lambda t: torch.tan(t[0]) ** 2 - t[1] ** 4, [0.0, 0.0], "MEASURED UNKNOWN MEASURED UNKNOWN"),
     (lambda t: t[0] ** 2 - t[1] ** 2, [0.0, 0.5], "REFUTED REFUTED REFUTED UNKNOWN"),
+    (lambda t: (A * t**2).sum(), [0.0, 0.0], "PROVED REFUTED PROVED PROVED"),
+    (lambda t: (A * t**2).sum(), [1e-9, 0.0], "MEASURED REFUTED PROVED PROVED"),
+    (lambda t: t[0] ** 2 - t[1] ** 2, [0.0, 0.0], "PROVED PROVED REFUTED PROVED"),
+    (lambda t: t[0] ** 2 - t[1] ** 4, [0.0, 0.0], "PROVED REFUTED PROVED REFUTED"),
 ]
 
 

@@ -7,13 +7,16 @@ at least be. `curvature.rigorous` proves more for small problems.
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from tameopt.curvature.eigenvalues import Spectrum, spectrum
+from tameopt.curvature.rigorous import NoProof, PointProof, prove_point
 from tameopt.evidence import Verdict
 from tameopt.problem import Problem
 
@@ -40,7 +43,8 @@ class Classification:
         surely negative eigenvalues that were found.
     gradient_norm: norm(grad F(theta)). distance_to_critical: at least this far to any critical point, as far as
         the largest eigenvalue found bounds the gradient's Lipschitz constant on the way.
-    verdict: MEASURED, UNKNOWN for "undecided", PROVED by `curvature.rigorous` only. reason: in words.
+    verdict: MEASURED, UNKNOWN for "undecided", PROVED only with `rigorous=True`; then `proof` holds the certificate
+        and says how far from theta the proved critical point lies. reason: in words.
     """
 
     kind: str
@@ -58,6 +62,7 @@ class Classification:
     verdict: Verdict
     reason: str
     spectrum: Spectrum
+    proof: PointProof | None = None
 
     def __repr__(self) -> str:
         index = f"index {self.index}" if self.index is not None else f"index in {list(self.index_interval)}"
@@ -79,6 +84,7 @@ def classify(
     max_products: int | None = None,
     start: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
+    rigorous: bool = False,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Classification:
     """Classify theta by its gradient and the eigenvalues of its Hessian.
@@ -87,9 +93,11 @@ def classify(
     gradient_tolerance * max(1, norm(theta)) * max abs(eigenvalue), or norm(g) is within rounding of 0.
     zero_tolerance: eigenvalues up to this share of the largest count as 0. dense_below: up to this d all
     eigenvalues are computed, by d products; beyond it, k at each end by block Lanczos, and then index and nullity
-    are intervals. The other arguments are those of `spectrum`.
+    are intervals. rigorous: try a proof in interval or exact arithmetic (`rigorous.prove_point`; small problems
+    only); where it fails, the reason says why and the measured kind stands. The other arguments are those of
+    `spectrum`.
 
-    The kind is MEASURED. Cost: one gradient and `result.spectrum.products` Hessian products.
+    The kind is MEASURED unless proved. Cost: one gradient and `result.spectrum.products` Hessian products.
 
     >>> F = lambda t: t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2
     >>> classify(Problem.from_function(F, torch.zeros(2, dtype=torch.float64)))
@@ -111,7 +119,28 @@ def classify(
         generator=generator,
         notify=notify,
     )
-    return judge(found, float(value), float(gradient.double().norm()), at, gradient_tolerance, zero_tolerance)
+    point = judge(found, float(value), float(gradient.double().norm()), at, gradient_tolerance, zero_tolerance)
+    return _with_proof(point, prove_point(problem, at)) if rigorous else point
+
+
+def _with_proof(point: Classification, proof: PointProof | NoProof) -> Classification:
+    """The classification with what was proved; a proof that contradicts the measurement is ours to explain."""
+    if isinstance(proof, NoProof):
+        return dataclasses.replace(point, reason=f"{point.reason} Not proved: {proof.reason}.")
+    if point.kind == "not critical" and proof.kind != "not critical":
+        # theta itself is measurably off, though a critical point is close
+        return dataclasses.replace(point, reason=f"{point.reason} {proof.statement}")
+    counts: dict[str, Any] = {}
+    if proof.index is not None and proof.nullity is not None:
+        counts = {
+            "index": proof.index,
+            "nullity": proof.nullity,
+            "index_interval": (proof.index, proof.index),
+            "nullity_interval": (proof.nullity, proof.nullity),
+        }
+    return dataclasses.replace(
+        point, kind=proof.kind, verdict=Verdict.PROVED, reason=proof.statement, proof=proof, **counts
+    )
 
 
 def judge(

@@ -8,7 +8,7 @@ from typing import Any
 
 from tameopt.analysis import Answer, Context
 from tameopt.curvature.classification import Classification, classify
-from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
+from tameopt.evidence import Cost, Finding, Scope, measured, proved, refuted, unknown
 from tameopt.picture import Picture, Series
 
 POINT_CLAIMS = (
@@ -31,6 +31,7 @@ def analyse_point(context: Context) -> Answer:
         dense_below=50 if context.problem.n > 1 else 200,
         max_products=240,
         generator=context.generator(2),
+        rigorous=_worth_a_proof(context),
         notify=context.notify,
     )
     found = point.spectrum
@@ -48,10 +49,10 @@ def analyse_point(context: Context) -> Answer:
     findings = (
         _critical(point),
         *_ends(point, shared),
-        _strict_saddle(point, shared),
-        _second_order(point, shared),
-        _hyperbolic(point, shared),
-        _index(point, shared),
+        _proved_strict_saddle(point) or _strict_saddle(point, shared),
+        _proved_second_order(point) or _second_order(point, shared),
+        _proved_hyperbolic(point) or _hyperbolic(point, shared),
+        _proved_index(point) or _index(point, shared),
     )
     facts = {
         "kind": point.kind,
@@ -63,9 +64,24 @@ def analyse_point(context: Context) -> Answer:
     return Answer(findings, (_picture(point),), facts, Cost(1, found.products, time.perf_counter() - began))
 
 
+def _worth_a_proof(context: Context) -> bool:
+    # our choice: the tape of F has some 10 operations a parameter and sample, and a proof takes a second there
+    return context.problem.dim <= 24 and context.problem.dim * max(context.problem.n, 1) <= 400
+
+
 def _critical(point: Classification) -> Finding:
     how = "full-data gradient, largest curvature found"
     g, distance = point.gradient_norm, point.distance_to_critical
+    proof = point.proof
+    if proof is not None and proof.index is not None and proof.radius == 0 and proof.distance == 0:
+        return proved(
+            "point.critical",
+            "The last iterate is a critical point: its gradient is exactly 0.",
+            proof.certificate,
+            method="exact rational arithmetic",
+            estimate=0.0,
+            scope=Scope.POINT,
+        )
     if not math.isfinite(g):
         return unknown(
             "point.critical",
@@ -129,6 +145,87 @@ def _ends(point: Classification, shared: dict[str, Any]) -> tuple[Finding, Findi
 def _negative_witness(point: Classification) -> dict[str, float]:
     found = point.spectrum
     return {"lambda_min": found.lambda_min, "error": float(found.errors[0]), "gradient_norm": point.gradient_norm}
+
+
+_HOW_PROVED = "interval Newton or exact arithmetic at the critical point next to the last iterate"
+
+
+def _proved_strict_saddle(point: Classification) -> Finding | None:
+    proof = point.proof
+    if proof is None or proof.index is None:
+        return None
+    if proof.index > 0:
+        return proved(
+            "point.strict_saddle",
+            proof.statement,
+            proof.certificate,
+            method=_HOW_PROVED,
+            estimate=point.spectrum.lambda_min,
+            scope=Scope.POINT,
+        )
+    return refuted(
+        "point.strict_saddle",
+        proof.statement,
+        {"index": 0, "nullity": proof.nullity, "distance": proof.distance},
+        method=_HOW_PROVED,
+        certificate=proof.certificate,
+        scope=Scope.POINT,
+    )
+
+
+def _proved_second_order(point: Classification) -> Finding | None:
+    proof = point.proof
+    if proof is None or proof.index is None:
+        return None
+    if proof.index == 0:
+        return proved(
+            "point.second_order",
+            proof.statement,
+            proof.certificate,
+            method=_HOW_PROVED,
+            estimate=point.spectrum.lambda_min,
+            scope=Scope.POINT,
+        )
+    return refuted(
+        "point.second_order",
+        proof.statement,
+        {"index": proof.index, "distance": proof.distance},
+        method=_HOW_PROVED,
+        certificate=proof.certificate,
+        scope=Scope.POINT,
+    )
+
+
+def _proved_hyperbolic(point: Classification) -> Finding | None:
+    proof = point.proof
+    if proof is None or proof.nullity is None:
+        return None
+    if proof.nullity == 0:
+        statement = f"No Hessian eigenvalue is 0 there. {proof.statement}"
+        return proved("point.hyperbolic", statement, proof.certificate, method=_HOW_PROVED, scope=Scope.POINT)
+    return refuted(
+        "point.hyperbolic",
+        f"{proof.nullity} Hessian eigenvalues are exactly 0. {proof.statement}",
+        {"nullity": proof.nullity, "distance": proof.distance},
+        method=_HOW_PROVED,
+        certificate=proof.certificate,
+        scope=Scope.POINT,
+    )
+
+
+def _proved_index(point: Classification) -> Finding | None:
+    proof = point.proof
+    if proof is None or proof.index is None:
+        return None
+    return proved(
+        "point.index",
+        proof.statement,
+        proof.certificate,
+        method=_HOW_PROVED,
+        estimate=float(proof.index),
+        interval=(float(proof.index), float(proof.index)),
+        scope=Scope.POINT,
+    )
 
 
 def _strict_saddle(point: Classification, shared: dict[str, Any]) -> Finding:
