@@ -26,6 +26,7 @@ import enum
 import functools
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stder
 Seed = Annotated[int, typer.Option("--seed", help="Seeds every random choice.")]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Folder for what is written.", show_default=False, file_okay=False),
+    typer.Option("--out", "-o", help="Folder of the run; with --name, the folder it goes into.", show_default=False),
 ]
 Target = Annotated[
     str,
@@ -174,12 +175,23 @@ def _outcome(call: Callable[[], int | None]) -> int:
         return ExitCode.BROKEN_PIPE
     except (ValueError, TypeError, OSError, ImportError) as error:
         return _bad_input(error)
-    except RuntimeError as error:
-        if type(error).__name__ == "RunBusyError":
+    except Exception as error:  # noqa: BLE001  the last line of defence: the traceback and where to send it
+        if type(error).__name__ == "RunBusyError" or _their_code(error):
             return _bad_input(error)
         return _internal(error)
-    except Exception as error:  # noqa: BLE001  the last line of defence: the traceback and where to send it
-        return _internal(error)
+
+
+def _their_code(error: BaseException) -> str:
+    """Where the person's own code was when the error came, as "file:line, in function"; "" when it was not called."""
+    ours = Path(__file__).resolve().parents[1]
+    installed = tuple({*sysconfig.get_paths().values(), *map(str, ours.parents[:1]), sys.prefix})
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if path.is_file() and not path.resolve().is_relative_to(ours) and not frame.filename.startswith(installed):
+            name = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+            place = f"{name}:{frame.lineno}, in {frame.name}"
+    return place
 
 
 def _bad_input(error: Exception) -> int:
@@ -190,7 +202,8 @@ def _bad_input(error: Exception) -> int:
         words = f"{error.filename} must exist, it does not: check the path."
     elif isinstance(error, PermissionError) and error.filename is not None:
         words = f"{error.filename} may not be read or written by you: choose another place (--out)."
-    say(f"error: {words}")
+    place = _their_code(error)
+    say(f"error: {place}: {type(error).__name__}: {words}" if place else f"error: {words}")
     return ExitCode.BAD_INPUT
 
 

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from tameopt import __version__
-from tameopt.audit.diagnosis import AnalysisRecord, Diagnosis
+from tameopt.audit.diagnosis import AnalysisRecord, Diagnosis, QuestionRow
 from tameopt.picture import Picture
 from tameopt.report import citation, glossary, model
 from tameopt.report._evidence_html import finding_markup, ledger_markup
@@ -116,15 +116,20 @@ def _head(diagnosis: Diagnosis) -> str:
 
 
 def _questions(diagnosis: Diagnosis) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{prose(row.question)}</th><td class="answer">{prose(row.answer)}</td>'
-        f'<td data-label="Evidence">{prose(row.evidence)}</td><td data-label="Confidence">'
-        f"{verdict_badge(row.verdict) if row.verdict == 'PROVED' else escaped(row.confidence)}</td></tr>"
-        for row in diagnosis.questions
-    )
+    rows = "".join(map(_question, diagnosis.questions))
     head = "".join(f'<th scope="col">{name}</th>' for name in ("Question", "Answer", "Evidence", "Confidence"))
-    table = f'<table class="stack"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    table = f'<table class="stack questions"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return _section("questions", "Questions", table if rows else "")
+
+
+def _question(row: QuestionRow) -> str:
+    worth = verdict_badge(row.verdict) if row.verdict == "PROVED" else escaped(row.confidence)
+    length = " long" if len(row.answer) > 60 else ""  # a sentence in bold is hard to read
+    return (
+        f'<tr><th scope="row">{prose(row.question)}</th><td class="answer{length}">{prose(row.answer)}</td>'
+        f'<td class="why" data-label="Evidence">{prose(row.evidence)}</td>'
+        f'<td data-label="Confidence">{worth}</td></tr>'
+    )
 
 
 def verdict_badge(verdict: str) -> str:

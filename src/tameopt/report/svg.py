@@ -14,7 +14,7 @@ from tameopt.picture import Picture, Series
 from tameopt.report._axis import Axis
 from tameopt.report._field import image_markup
 from tameopt.report.numbers import pretty
-from tameopt.report.text import escaped
+from tameopt.report.text import escaped, symbols
 
 # our choice: at 350 px (a phone) 13 px text still shows at 10 px, in two columns of a wide page at 15 px
 WIDTH, HEIGHT = 460, 300
@@ -47,7 +47,7 @@ def draw_svg(picture: Picture) -> str:
     description = describe(picture)
     return (
         f'<svg class="picture" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(description)}">'
-        f"<title>{escaped(picture.title)}</title>"
+        f"<title>{escaped(symbols(picture.title))}</title>"
         f'<clipPath id="{clip}"><rect x="{_LEFT}" y="{_TOP}" width="{WIDTH - _LEFT - _RIGHT}" '
         f'height="{HEIGHT - _TOP - _BOTTOM}"/></clipPath>{"".join(marks)}</svg>'
     )
@@ -78,7 +78,7 @@ def legend(picture: Picture) -> str:
         return ""
     rows = [
         f'<span class="key"><svg viewBox="0 0 22 10" aria-hidden="true">{_swatch(series, index % COLOURS)}</svg>'
-        f"{escaped(series.label)}</span>"
+        f"{escaped(symbols(series.label))}</span>"
         for index, series in enumerate(picture.series)
         if series.label
     ]
@@ -122,9 +122,10 @@ def _frame(picture: Picture, x_axis: Axis, y_axis: Axis) -> str:
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
     middle_x, middle_y = (_LEFT + right) / 2, (_TOP + bottom) / 2
     parts.append(
-        f'<text class="name" x="{middle_x}" y="{HEIGHT - 8}" text-anchor="middle">{escaped(picture.x_label)}</text>'
+        f'<text class="name" x="{middle_x}" y="{HEIGHT - 8}" text-anchor="middle">'
+        f"{escaped(symbols(picture.x_label))}</text>"
         f'<text class="name" transform="translate(13 {middle_y}) rotate(-90)" text-anchor="middle">'
-        f"{escaped(picture.y_label)}</text>"
+        f"{escaped(symbols(picture.y_label))}</text>"
     )
     return "".join(parts)
 

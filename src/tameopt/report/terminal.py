@@ -27,6 +27,7 @@ _LEVEL_STYLE = {
     Level.PROBLEM: "bold red",
 }
 _VERDICT_STYLE = {"PROVED": "green", "MEASURED": "cyan", "REFUTED": "red", "UNKNOWN": "yellow"}
+_SHORT = 44  # letters that fit a quarter of a wide terminal on two lines
 _OUTCOME_STYLE = {
     Outcome.APPLIES: "bold green",
     Outcome.AS_MEASURED: "bold cyan",
@@ -92,19 +93,24 @@ def _verdict(diagnosis: Diagnosis) -> RenderableType:
 
 
 def _questions(diagnosis: Diagnosis) -> Table:
+    # short answers stand beside their evidence; sentences get the width, with the evidence under them
+    short = all(len(row.answer) <= _SHORT and len(row.evidence) <= _SHORT for row in diagnosis.questions)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("Question", ratio=3)
+    table.add_column("Question", ratio=2)
     table.add_column("Answer", ratio=5)
-    table.add_column("Evidence", ratio=6)
+    if short:
+        table.add_column("Evidence", ratio=5)
     table.add_column("Confidence", no_wrap=True)
     for row in diagnosis.questions:
-        worth = Text(row.verdict, _VERDICT_STYLE.get(row.verdict, "")) if row.verdict == "PROVED" else Text("")
-        table.add_row(
-            Text(literal(row.question)),
-            Text(literal(row.answer), "bold"),
-            Text(literal(row.evidence)),
-            worth if row.verdict == "PROVED" else Text(row.confidence),
-        )
+        proof = row.verdict == "PROVED"
+        worth = Text(row.verdict, _VERDICT_STYLE["PROVED"]) if proof else Text(row.confidence)
+        question, answer, why = Text(literal(row.question)), Text(literal(row.answer)), Text(literal(row.evidence))
+        if short:
+            answer.stylize("bold")
+            table.add_row(question, answer, why, worth)
+        else:
+            why.stylize("dim")
+            table.add_row(question, Group(answer, why), worth)
     return table
 
 
@@ -136,23 +142,17 @@ def _theorem(judgement: Judgement) -> RenderableType:
 def _briefly(diagnosis: Diagnosis) -> list[RenderableType]:
     """The theorems that say nothing about this run, one line each."""
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(ratio=4)
     table.add_column(no_wrap=True)
-    table.add_column(ratio=7)
+    table.add_column(ratio=1)
     for group in model.ledger(diagnosis):
         if group.outcome in TELLING:
             continue
         for judgement in group.judgements:
-            table.add_row(
-                Text(literal(judgement.title)),
-                Text(str(judgement.outcome), _OUTCOME_STYLE[judgement.outcome]),
-                Text(literal(_why_not(judgement)), "dim"),
-            )
-    return (
-        [Text(), Padding(Text("Other theorems", "dim"), (0, 0, 0, 1)), Padding(table, (0, 0, 0, 3))]
-        if table.rows
-        else []
-    )
+            why = Text(literal(judgement.title)).append(f": {literal(_why_not(judgement))}", "dim")
+            table.add_row(Text(str(group.outcome), _OUTCOME_STYLE[group.outcome]), why)
+    if not table.rows:
+        return []
+    return [Text(), Padding(Text("Other theorems", "dim"), (0, 0, 0, 1)), Padding(table, (0, 0, 0, 3))]
 
 
 def _why_not(judgement: Judgement) -> str:

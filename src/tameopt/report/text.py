@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 
 
 def literal(text: object) -> str:
@@ -20,18 +21,41 @@ def literal(text: object) -> str:
 
 
 _SIGNS = (("+-", "±"), ("<=>", "⇔"), ("->", "→"), (">=", "≥"), ("<=", "≤"))
+_LETTERS = {
+    "alpha": "α", "beta": "β", "delta": "δ", "lambda": "λ", "Lambda": "Λ", "mu": "μ", "phi": "φ", "Phi": "Φ",
+    "sigma": "σ", "Sigma": "Σ", "tau": "τ", "theta": "θ",
+}  # fmt: skip
+_LETTER = re.compile(rf"(?<![A-Za-z])({'|'.join(_LETTERS)})(?![A-Za-z=])")
+_NORM = re.compile(r"(?<![A-Za-z])norm\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
+_GRAD = re.compile(r"(?<![A-Za-z])grad (?=[A-Za-z])")
+_SUBSCRIPT = re.compile(
+    r"(?<![A-Za-z0-9_])([A-Za-zα-ωΑ-Ω])_(?:\{([^{}]{1,12})\}|([A-Za-z0-9*]{1,5})(?![A-Za-z0-9_]))"
+)
+_POWER = re.compile(r"\^(?:\{([^{}]{1,12})\}|(-?[0-9]+(?:\.[0-9]+)?|[A-Za-z](?![A-Za-z])))")
 
 
-def prose(text: object) -> str:
-    """A sentence for HTML: escaped, with the signs that ASCII lacks.
+def symbols(text: object) -> str:
+    """A sentence with the signs and Greek letters that ASCII spells out.
 
-    >>> prose("lr 0.05 -> 0.025, alpha <= 1/L")
-    'lr 0.05 → 0.025, alpha ≤ 1/L'
+    >>> symbols("norm(grad F(theta)) <= 1/L, alpha -> 0; SGD(beta=1)")
+    '‖∇F(θ)‖ ≤ 1/L, α → 0; SGD(beta=1)'
     """
     words = literal(text)
     for ascii_sign, sign in _SIGNS:
         words = words.replace(ascii_sign, sign)
-    return html.escape(words, quote=True)
+    words = _GRAD.sub("∇", _NORM.sub(r"‖\1‖", words))
+    return _LETTER.sub(lambda match: _LETTERS[match[1]], words)
+
+
+def prose(text: object) -> str:
+    """A sentence for HTML: escaped, with symbols, subscripts and powers.
+
+    >>> prose("theta_{k+1} and lambda_max fall like k^-1.3 in model_file.py")
+    'θ<sub>k+1</sub> and λ<sub>max</sub> fall like k<sup>−1.3</sup> in model_file.py'
+    """
+    words = html.escape(symbols(text), quote=True)
+    words = _SUBSCRIPT.sub(lambda match: f"{match[1]}<sub>{match[2] or match[3]}</sub>", words)
+    return _POWER.sub(lambda match: f"<sup>{(match[1] or match[2]).replace('-', '−')}</sup>", words)
 
 
 def escaped(text: object) -> str:
