@@ -66,6 +66,36 @@ def test_command_line_refusals(text: str, message: str) -> None:
         schedules.parse(text, 0.1, 100)
 
 
+def test_more_command_line_strings() -> None:
+    parsed = schedules.parse("multistep:milestones=10+20,factor=0.1", 0.5, 100)
+    assert parsed == schedules.MultiStep(0.5, (10, 20), Fraction(1, 10))
+    assert schedules.parse("power:0.75,warmup=50", 0.1, 100) == schedules.Warmup(Power(0.1, Fraction(3, 4)), 50)
+    assert schedules.parse("onecycle", 0.1, 100) == schedules.OneCycle(0.1, 100)
+    assert schedules.parse("exponential:factor=0.999", 0.1, 100)(1) == pytest.approx(0.0999)
+    assert "table" not in schedules.kinds() and "restarts" in schedules.kinds()
+    with pytest.raises(ValueError, match="must be one of constant"):
+        schedules.parse("chain", 0.1, 100)
+
+
+def test_refusals_of_shapes_and_compositions() -> None:
+    with pytest.raises(ValueError, match="factor must be <= 1, got 2"):
+        schedules.Exponential(0.1, 2)
+    with pytest.raises(ValueError, match=r"factor must be > 0 and finite, got -0\.5"):
+        schedules.Step(0.1, 10, -0.5)
+    with pytest.raises(ValueError, match="r must be >= 0 and finite, got -1: with p = 0 the steps would grow"):
+        schedules.PowerLog(0.1, 0, -1)
+    with pytest.raises(ValueError, match="milestones must increase"):
+        schedules.MultiStep(0.1, (20, 10), 0.5)
+    with pytest.raises(ValueError, match=r"a step size must be >= 0 and finite, got -0\.1"):
+        schedules.Table((0.1, -0.1))
+    with pytest.raises(ValueError, match="k must be < 2, the table's length, got 2: it does not say how it goes on"):
+        schedules.Table((0.1, 0.2))(2)
+    with pytest.raises(TypeError, match="last must be a schedule, got float"):
+        schedules.Chain((), 0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="steps must be a whole number >= 2, got 1"):
+        schedules.OneCycle(0.1, 1)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"a must be > 0 and finite, got -0\.1: a step size is positive"):
         Constant(-0.1)

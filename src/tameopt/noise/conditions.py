@@ -201,13 +201,14 @@ class _Decider:
         tail = self.tail
         if tail is None:
             return self._unknown("step.positive")
-        if tail.positive:
+        if tail.zero_at is None:
             return self._yes("step.positive", "every step is positive.")
-        return self._no(
-            "step.positive",
-            f"the steps are 0 from step {tail.start:,} on, so nothing moves after it.",
-            {"step": tail.start, "alpha": 0.0},
+        words = (
+            f"the steps are 0 from step {tail.zero_at:,} on, so nothing moves after it."
+            if tail.upper == 0
+            else f"step {tail.zero_at:,} is 0."
         )
+        return self._no("step.positive", words, {"step": tail.zero_at, "alpha": 0.0})
 
     def vanishes(self) -> Finding:
         tail = self.tail

@@ -1,7 +1,8 @@
 """The checker of step-size certificates: exact rationals, the schedule's plain data, nothing else.
 
 A certificate claims that a schedule (its JSON) has, or has not, one of the summability properties of stochastic
-approximation, from bounds alpha_k <= upper s(k) g^floor(k/m) and alpha_k >= lower s(k), s(k) = (k+1)^-p log(k+e)^-r.
+approximation, from bounds alpha_k <= upper s(k) and alpha_k >= lower s(k), s(k) = (k+1)^-p log(k+e)^-r, and from
+geometric shrinking, alpha_k <= C s(k) g^floor(k/m).
 `check` derives bounds of its own from the schedule, accepts the claimed ones only when they follow, and then
 applies Bertrand's criterion: sum s(k)^w is finite iff p w > 1, or p w = 1 and r w > 1.
 """
@@ -9,7 +10,7 @@ applies Bertrand's criterion: sum s(k)^w is finite iff p w > 1, or p w = 1 and r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 from typing import Any
@@ -31,7 +32,7 @@ class _Bounds:
     start: int = 0
     every: int = 1
     shrinks: bool = False
-    positive: bool = True
+    zero_at: int | None = None
 
 
 def _check_positive(*numbers: Fraction) -> None:
@@ -55,28 +56,162 @@ def _power(data: Mapping[str, Any]) -> _Bounds:
     return _Bounds(a * (1 / small) ** ceil(p), a * (1 / large) ** ceil(p), p)
 
 
+def _powerlog(data: Mapping[str, Any]) -> _Bounds:
+    a, p, r = (_rational(data[name]) for name in ("a", "p", "r"))
+    _check_positive(a)
+    if p < 0 or (p == 0 and r < 0):
+        raise ValueError(f"the steps must be bounded, got p = {p}, r = {r}.")
+    return _Bounds(a, a, p, r)
+
+
+def _geometric(data: Mapping[str, Any]) -> _Bounds:
+    a, factor = _rational(data["a"]), _rational(data["factor"])
+    _check_positive(a, factor)
+    if factor > 1 or int(data.get("every", 1)) < 1:
+        raise ValueError(f"the factor must be <= 1 and its period >= 1, got {factor}.")
+    return _Bounds(a, a) if factor == 1 else _Bounds(a, None, shrinks=True)
+
+
 def _held(level: Fraction, start: int) -> _Bounds:
     if level < 0 or start < 0:
         raise ValueError(f"a step and its number must be >= 0, got {level} from {start}.")
-    return _Bounds(level, level or None, start=start, positive=level > 0)
+    return _Bounds(level, level or None, start=start, zero_at=None if level else start)
 
 
-def _cosine(data: Mapping[str, Any]) -> _Bounds:
+def _down_to(data: Mapping[str, Any]) -> _Bounds:
     _check_positive(_rational(data["a"]))
     return _held(_rational(data.get("a_min", 0)), int(data["steps"]))
+
+
+def _linear(data: Mapping[str, Any]) -> _Bounds:
+    _check_positive(_rational(data["a"]), _rational(data["start_factor"]))
+    return _held(_rational(data["a"]) * _rational(data.get("end_factor", 1)), int(data["steps"]))
+
+
+def _onecycle(data: Mapping[str, Any]) -> _Bounds:
+    a, first, second = (_rational(data[name]) for name in ("a", "divisor", "final_divisor"))
+    _check_positive(a, first, second)
+    return _held(a / (first * second), int(data["steps"]))
+
+
+def _multistep(data: Mapping[str, Any]) -> _Bounds:
+    a, factor, at = _rational(data["a"]), _rational(data["factor"]), [int(k) for k in data["milestones"]]
+    _check_positive(a, factor)
+    if factor > 1:
+        raise ValueError(f"the factor must be <= 1, got {factor}.")
+    return _held(a * factor ** len(at), max(at, default=0))
+
+
+def _restarts(data: Mapping[str, Any]) -> _Bounds:
+    a, period, growth = _rational(data["a"]), int(data["period"]), int(data.get("growth", 1))
+    _check_positive(a)
+    if period < 1 or growth < 1:
+        raise ValueError(f"period and growth must be >= 1, got {period} and {growth}.")
+    # every restart is at a; within a period the cosine stays above -1
+    return _Bounds(a, a, every=period if growth == 1 else 0)
+
+
+def _warmup(data: Mapping[str, Any]) -> _Bounds:
+    return _no_sooner(_bounds(data["then"]), int(data["steps"]))
+
+
+def _no_sooner(bounds: _Bounds, start: int) -> _Bounds:
+    every = max(1, bounds.every)
+    late = max(0, start - bounds.start)
+    return replace(bounds, start=bounds.start + ((late + every - 1) // every) * every)
+
+
+def _table(data: Mapping[str, Any]) -> _Bounds:
+    values = [_rational(number) for number in data["values"]]
+    bounds = _bounds(data["then"])
+    zeros = [k for k, number in enumerate(values) if number == 0]
+    if any(number < 0 for number in values):
+        raise ValueError("the steps of a table must be >= 0.")
+    if bounds.zero_at is not None and not zeros:
+        if bounds.zero_at >= len(values):
+            zeros.append(bounds.zero_at)
+        elif bounds.upper == 0:
+            zeros.append(max(len(values), bounds.start))
+        else:
+            raise ValueError("a step that is 0 lies under the table.")
+    return replace(_no_sooner(bounds, len(values)), zero_at=min(zeros) if zeros else None)
+
+
+def _chain(data: Mapping[str, Any]) -> _Bounds:
+    zeros, offset = [], 0
+    for steps, part in data["parts"]:
+        inner = _bounds(part)
+        if int(steps) < 1:
+            raise ValueError(f"a part must last at least 1 step, got {steps}.")
+        if inner.zero_at is not None and inner.zero_at < int(steps):
+            zeros.append(offset + inner.zero_at)
+        offset += int(steps)
+    last = _bounds(data["last"])
+    if last.zero_at is not None:
+        zeros.append(offset + last.zero_at)
+    # for k + 1 >= 2 offset: (k+1)/2 <= k - offset + 1 and log(k+e)/2 <= log(k - offset + e)
+    up = ceil(last.p) + max(0, ceil(last.r))
+    down = max(0, ceil(-last.r))
+    moved = replace(
+        last,
+        upper=last.upper * 2**up,
+        lower=None if last.lower is None else last.lower / 2**down,
+        start=last.start + offset,
+        zero_at=min(zeros) if zeros else None,
+    )
+    return _no_sooner(moved, 2 * offset) if up + down > 0 else moved
+
+
+def _product(data: Mapping[str, Any]) -> _Bounds:
+    one, other = _bounds(data["left"]), _bounds(data["right"])
+    zeros = [bounds.zero_at for bounds in (one, other) if bounds.zero_at is not None]
+    start, every, lower = max(one.start, other.start), 1, None
+    if one.lower is not None and other.lower is not None:
+        dense = [bounds for bounds in (one, other) if bounds.every == 1]
+        sparse = [bounds for bounds in (one, other) if bounds.every != 1]
+        in_step = (
+            not dense and one.every == other.every > 0 and (one.start - other.start) % one.every == 0
+        )  # two progressions with one period that meet
+        if dense or in_step:
+            lower = one.lower * other.lower
+        if lower is not None and sparse:
+            every = sparse[0].every
+            start = _no_sooner(sparse[0], start).start
+    return _Bounds(
+        one.upper * other.upper,
+        lower,
+        one.p + other.p,
+        one.r + other.r,
+        start,
+        every,
+        one.shrinks or other.shrinks,
+        min(zeros) if zeros else None,
+    )
 
 
 _RULES: dict[str, Callable[[Mapping[str, Any]], _Bounds]] = {
     "constant": _constant,
     "power": _power,
-    "cosine": _cosine,
+    "powerlog": _powerlog,
+    "step": _geometric,
+    "exponential": _geometric,
+    "multistep": _multistep,
+    "linear": _linear,
+    "polynomial": _down_to,
+    "cosine": _down_to,
+    "onecycle": _onecycle,
+    "restarts": _restarts,
+    "warmup": _warmup,
+    "table": _table,
+    "chain": _chain,
+    "product": _product,
 }
 
 
 def _bounds(data: Mapping[str, Any]) -> _Bounds:
-    rule = _RULES.get(str(data.get("kind")))
+    rule = _RULES.get(str(data["kind"])) if isinstance(data, Mapping) else None
     if rule is None:
-        raise ValueError(f"no bounds are known for a schedule of kind {data.get('kind')!r}.")
+        raise ValueError(f"no bounds are known for a schedule of kind {data['kind'] if data else data!r}.")
     return rule(data)
 
 
@@ -90,9 +225,9 @@ def _follow(claimed: Mapping[str, Any], own: _Bounds) -> bool:
     lower = claimed["lower"] is None or (
         own.lower is not None and 0 < _rational(claimed["lower"]) <= own.lower and int(claimed["every"]) == own.every
     )
-    return (
-        same and upper and lower and int(claimed["start"]) >= own.start and bool(claimed["positive"]) <= own.positive
-    )
+    late = int(claimed["start"]) - own.start
+    in_step = late >= 0 and late % max(1, own.every) == 0
+    return same and upper and lower and in_step and claimed["zero_at"] == own.zero_at
 
 
 def _finite(bounds: _Bounds, weight: Fraction) -> bool:
@@ -152,7 +287,7 @@ def check(data: Mapping[str, Any]) -> bool:
             int(tail["start"]),
             int(tail["every"]),
             tail["shrink"] is not None,
-            bool(tail["positive"]),
+            tail["zero_at"],
         )
         weight = _rational(data.get("weight", 1))
     except (KeyError, TypeError, IndexError) as error:
@@ -168,12 +303,7 @@ def check(data: Mapping[str, Any]) -> bool:
     if claim == "step.vanishes":
         return _vanishes(bounds) if holds else _stays(bounds)
     if claim == "step.positive":
-        return bounds.positive if holds else bounds.upper == 0
+        return (bounds.zero_at is None) is bool(holds)
     if claim == "step.constant":
-        return bool(holds) and _is_constant(schedule)
+        return bool(holds) and own == _Bounds(own.upper, own.upper)
     raise ValueError(f"a certificate of step sizes cannot claim {claim!r}.")
-
-
-def _is_constant(schedule: Mapping[str, Any]) -> bool:
-    kind = schedule["kind"]
-    return kind == "constant" or (kind == "power" and _rational(schedule["p"]) == 0)
