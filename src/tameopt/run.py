@@ -292,11 +292,15 @@ class Run:
         ((step,),) = self._query("SELECT MAX(step) FROM scalars")
         return -1 if step is None else int(step)
 
-    def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """((m,) int64 steps, (m,) float64 numbers) of a scalar, by increasing step; empty when never recorded."""
+    def series(self, name: str, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """((m,) int64 steps, (m,) float64 numbers) of a scalar, by increasing step; empty when never recorded.
+
+        since: the first step wanted; what is read grows with the answer, not with the record.
+        """
         rows = self._query(
-            "SELECT step, value FROM scalars WHERE name = (SELECT id FROM names WHERE name = ?) ORDER BY step",
-            (name,),
+            "SELECT step, value FROM scalars WHERE name = (SELECT id FROM names WHERE name = ?) AND step >= ? "
+            "ORDER BY step",
+            (name, int(since)),
         )
         steps = np.array([step for step, _ in rows], dtype=np.int64)
         # SQLite stores NaN as NULL

@@ -167,3 +167,11 @@ def test_recording_cost_is_measured(tmp_path: Path) -> None:
         start = time.perf_counter()
         run.record_many(range(1000), {"loss": [0.0] * 1000})
         assert 0 < run.seconds_recording <= time.perf_counter() - start
+
+
+def test_a_series_can_be_read_from_a_step_on(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run") as run:
+        run.record_many(range(10), {"loss": [float(k) for k in range(10)]})
+        steps, losses = run.series("loss", since=7)
+    assert steps.tolist() == [7, 8, 9]
+    assert losses.tolist() == [7.0, 8.0, 9.0]
