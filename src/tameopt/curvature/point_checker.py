@@ -1,186 +1,20 @@
 """Replays proofs about critical points: interval arithmetic (arb) or exact rationals, second-order jets.
 
-A proof comes as plain data with F as a tape (a list of scalar operations, see `_Jets.run`). Nothing here is shared
+A proof comes as plain data with F as a tape (a list of scalar operations, see `Jets.run`). Nothing here is shared
 with the code that finds points or writes tapes.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from tameopt.curvature.jets import Jets, Undecided, arb_unary, rational_unary
 from tameopt.extras import require
 
 _PRECISION = 120  # bits; centres are doubles, so that twice their precision leaves room for cancellation
-
-
-class _Undecided(Exception):
-    """An interval does not decide a branch, or an operation has no value there."""
-
-
-class _Jets:
-    """Values, gradients and Hessians of a tape in one kind of number.
-
-    A jet is (value, {i: d_i}, {(i, j): d_ij with i <= j}); absent entries are exactly 0.
-    """
-
-    def __init__(self, number: Callable[[str], Any], unary: Callable[[str, Any], tuple[Any, Any, Any]]) -> None:
-        self.number = number
-        self.unary = unary
-
-    def run(self, tape: list[list[Any]], point: list[Any]) -> tuple[Any, dict[int, Any], dict[tuple[int, int], Any]]:
-        """The jet of the last entry. An entry that has no value is passed over unless something uses it."""
-        one = self.number("0x1p+0")
-        jets: list[Any] = []
-        for entry in tape:
-            operation, arguments = str(entry[0]), entry[1:]
-            if operation == "const":
-                jets.append((self.number(str(arguments[0])), {}, {}))
-                continue
-            if operation == "var":
-                jets.append((point[int(arguments[0])], {int(arguments[0]): one}, {}))
-                continue
-            try:
-                jets.append(self._apply(operation, [int(place) for place in arguments], jets))
-            except (_Undecided, ZeroDivisionError):
-                jets.append(None)
-        if jets[-1] is None:
-            raise _Undecided
-        return jets[-1]
-
-    def _apply(self, operation: str, arguments: list[int], jets: list[Any]) -> Any:
-        def jet(place: int) -> Any:
-            if not 0 <= place < len(jets):
-                raise ValueError(f"a tape may refer to earlier entries only, {operation} refers to {place}.")
-            if jets[place] is None:
-                raise _Undecided
-            return jets[place]
-
-        if operation == "if_less":
-            a, b, then, otherwise = arguments
-            left, right = jet(a)[0], jet(b)[0]
-            if left < right:
-                return jet(then)
-            if left > right:
-                return jet(otherwise)
-            raise _Undecided
-        if operation == "pow":
-            x, exponent = jet(arguments[0]), arguments[1]
-            if exponent < 2:
-                raise ValueError(f"a power on a tape must be at least 2, got {exponent}.")
-            lower = _power(x[0], exponent - 2, self.number((1.0).hex()))
-            first = lower * x[0]
-            return self._chain(x, first * x[0], exponent * first, exponent * (exponent - 1) * lower)
-        x = jet(arguments[0])
-        if operation == "neg":
-            return -x[0], {i: -g for i, g in x[1].items()}, {ij: -h for ij, h in x[2].items()}
-        if operation in ("add", "sub", "mul", "div"):
-            y = jet(arguments[1])
-            if operation == "div":
-                inverse = 1 / y[0]
-                y = self._chain(y, inverse, -inverse * inverse, 2 * inverse * inverse * inverse)
-            return self._product(x, y) if operation in ("mul", "div") else self._sum(x, y, operation == "sub")
-        value, first, second = self.unary(operation, x[0])
-        return self._chain(x, value, first, second)
-
-    @staticmethod
-    def _sum(x: Any, y: Any, negative: bool) -> Any:
-        value = x[0] - y[0] if negative else x[0] + y[0]
-        parts = []
-        for left, right in ((x[1], y[1]), (x[2], y[2])):
-            merged = dict(left)
-            for key, number in right.items():
-                term = -number if negative else number
-                merged[key] = merged[key] + term if key in merged else term
-            parts.append(merged)
-        return value, parts[0], parts[1]
-
-    @staticmethod
-    def _product(x: Any, y: Any) -> Any:
-        gradient = {i: g * y[0] for i, g in x[1].items()}
-        for i, g in y[1].items():
-            gradient[i] = gradient[i] + x[0] * g if i in gradient else x[0] * g
-        hessian = {ij: h * y[0] for ij, h in x[2].items()}
-        for ij, h in y[2].items():
-            hessian[ij] = hessian[ij] + x[0] * h if ij in hessian else x[0] * h
-        for i, g in x[1].items():
-            for j, other in y[1].items():
-                key = (i, j) if i <= j else (j, i)
-                # d_ij (xy) holds x_i y_j + x_j y_i: for i = j the loop meets the pair once, hence the factor
-                term = 2 * g * other if i == j else g * other
-                hessian[key] = hessian[key] + term if key in hessian else term
-        return x[0] * y[0], gradient, hessian
-
-    @staticmethod
-    def _chain(x: Any, value: Any, first: Any, second: Any) -> Any:
-        gradient = {i: first * g for i, g in x[1].items()}
-        hessian = {ij: first * h for ij, h in x[2].items()}
-        items = sorted(x[1].items())
-        for place, (i, g) in enumerate(items):
-            for j, other in items[place:]:
-                term = second * g * other
-                hessian[i, j] = hessian[i, j] + term if (i, j) in hessian else term
-        return value, gradient, hessian
-
-
-def _power(x: Any, exponent: int, one: Any) -> Any:
-    """x^exponent by products: arb's own power is nan on an interval around 0."""
-    result = one
-    for _ in range(exponent):
-        result = result * x
-    return result
-
-
-def _arb_unary(operation: str, x: Any) -> tuple[Any, Any, Any]:
-    if operation == "exp":
-        value = x.exp()
-        return value, value, value
-    if operation == "log":
-        return x.log(), 1 / x, -1 / (x * x)
-    if operation == "sqrt":
-        root = x.sqrt()
-        return root, 1 / (2 * root), -1 / (4 * x * root)
-    if operation == "sin":
-        return x.sin(), x.cos(), -x.sin()
-    if operation == "cos":
-        return x.cos(), -x.sin(), -x.cos()
-    if operation == "tanh":
-        value = x.tanh()
-        slope = 1 - value * value
-        return value, slope, -2 * value * slope
-    if operation == "atan":
-        slope = 1 / (1 + x * x)
-        return x.atan(), slope, -2 * x * slope * slope
-    if operation == "erf":
-        from flint import arb
-
-        slope = 2 * (-x * x).exp() / arb.pi().sqrt()
-        return x.erf(), slope, -2 * x * slope
-    raise ValueError(f"a tape holds the operation {operation!r}, which is not known.")
-
-
-def _rational_unary(operation: str, x: Fraction) -> tuple[Fraction, Fraction, Fraction]:
-    # exp, sin and the like of 0, which is where critical points like to be
-    at_zero = {
-        "exp": (1, 1, 1),
-        "sin": (0, 1, 0),
-        "cos": (1, 0, -1),
-        "tanh": (0, 1, 0),
-        "atan": (0, 1, 0),
-    }
-    if operation in at_zero and x == 0:
-        value, first, second = at_zero[operation]
-        return Fraction(value), Fraction(first), Fraction(second)
-    if operation == "log" and x == 1:
-        return Fraction(0), Fraction(1), Fraction(-1)
-    if operation == "sqrt" and x > 0:
-        root = Fraction(math.isqrt(x.numerator), math.isqrt(x.denominator))
-        if root * root == x:
-            return root, 1 / (2 * root), -1 / (4 * x * root)
-    raise _Undecided
 
 
 def _rational(text: str) -> Fraction:
@@ -230,11 +64,11 @@ def check_nondegenerate(data: Mapping[str, Any]) -> bool:
     dim = len(data["center"])
     with flint.ctx.workprec(_PRECISION):
         centre, box, radius = _box(data)
-        jets = _Jets(lambda text: flint.arb(float.fromhex(text)), _arb_unary)
+        jets = Jets(lambda text: flint.arb(float.fromhex(text)), arb_unary)
         try:
             gradient = jets.run(tape, centre)[1]
             hessian = jets.run(tape, box)[2]
-        except _Undecided:
+        except Undecided:
             return False
         zero = flint.arb(0)
         H = _full(hessian, dim, zero)
@@ -277,8 +111,8 @@ def check_exact(data: Mapping[str, Any]) -> bool:
     tape = list(data["tape"])
     point = [_rational(text) for text in data["center"]]
     try:
-        _, gradient, hessian = _Jets(_rational, _rational_unary).run(tape, list(point))
-    except _Undecided:
+        _, gradient, hessian = Jets(_rational, rational_unary).run(tape, list(point))
+    except Undecided:
         return False
     if any(number != 0 for number in gradient.values()):
         return False
@@ -303,10 +137,8 @@ def check_not_critical(data: Mapping[str, Any]) -> bool:
     with flint.ctx.workprec(_PRECISION):
         point = [flint.arb(float.fromhex(text)) for text in data["center"]]
         try:
-            gradient = _Jets(lambda text: flint.arb(float.fromhex(text)), _arb_unary).run(list(data["tape"]), point)[
-                1
-            ]
-        except _Undecided:
+            gradient = Jets(lambda text: flint.arb(float.fromhex(text)), arb_unary).run(list(data["tape"]), point)[1]
+        except Undecided:
             return False
         component = gradient.get(int(data["component"]), flint.arb(0))
         return bool(component > 0) or bool(component < 0)
@@ -326,7 +158,7 @@ def check_box(data: Mapping[str, Any]) -> bool:
         upper = [float.fromhex(text) for text in data["upper"]]
         try:
             return _count_leaves(flint, list(data["tape"]), lower, upper, data["tree"]) == int(data["count"])
-        except _Undecided:
+        except Undecided:
             return False
 
 
@@ -336,13 +168,29 @@ def leaf_holds(tape: list[list[Any]], lower: list[float], upper: list[float], le
     with flint.ctx.workprec(_PRECISION):
         try:
             _count_leaves(flint, tape, lower, upper, leaf)
-        except _Undecided:
+        except Undecided:
             return False
         return True
 
 
+def derivatives_at(tape: list[list[Any]], point: list[float]) -> tuple[list[float], list[list[float]]] | None:
+    """The gradient and Hessian of a tape at a point, rounded to doubles; None where they have no value."""
+    flint = require("flint", "searching critical points with proof")
+    with flint.ctx.workprec(64):
+        jets = Jets(lambda text: flint.arb(float.fromhex(text)), arb_unary)
+        try:
+            _, gradient, hessian = jets.run(tape, [flint.arb(number) for number in point])
+        except Undecided:
+            return None
+        zero, dim = flint.arb(0), len(point)
+        return (
+            [float(gradient.get(i, zero).mid()) for i in range(dim)],
+            [[float(number.mid()) for number in row] for row in _full(hessian, dim, zero)],
+        )
+
+
 def _count_leaves(flint: Any, tape: list[Any], lower: list[float], upper: list[float], tree: Any) -> int:
-    """The number of critical points in a cell; _Undecided when a leaf does not hold."""
+    """The number of critical points in a cell; Undecided when a leaf does not hold."""
     kind = tree[0]
     if kind == "split":
         coordinate, place = int(tree[1]), float.fromhex(tree[2])
@@ -352,19 +200,19 @@ def _count_leaves(flint: Any, tape: list[Any], lower: list[float], upper: list[f
         below[coordinate] = above[coordinate] = place
         return _count_leaves(flint, tape, lower, below, tree[3]) + _count_leaves(flint, tape, above, upper, tree[4])
     cell = [flint.arb(low).union(flint.arb(high)) for low, high in zip(lower, upper, strict=True)]
-    jets = _Jets(lambda text: flint.arb(float.fromhex(text)), _arb_unary)
+    jets = Jets(lambda text: flint.arb(float.fromhex(text)), arb_unary)
     zero = flint.arb(0)
     if kind == "none":
         if _without_zero(flint, jets, tape, cell):
             return 0
-        raise _Undecided
+        raise Undecided
     if kind != "one":
         raise ValueError(f"a leaf must be 'none' or 'one', got {kind!r}.")
     centre = [flint.arb(float.fromhex(text)) for text in tree[1]]
     radius = float.fromhex(tree[2])
     box = [flint.arb(float.fromhex(text), radius) for text in tree[1]]
     if not all(outer.contains(inner) for outer, inner in zip(box, cell, strict=True)):
-        raise _Undecided
+        raise Undecided
     gradient = jets.run(tape, centre)[1]
     H = _full(jets.run(tape, box)[2], len(centre), zero)
     product = _times(_matrix(tree[3]), H)
@@ -373,15 +221,15 @@ def _count_leaves(flint: Any, tape: list[Any], lower: list[float], upper: list[f
         step = sum((Y[i][j] * gradient.get(j, zero) for j in range(len(centre))), zero)
         row = sum((abs((1 if i == j else 0) - product[i][j]) for j in range(len(centre))), zero)
         if not abs(step) + row * flint.arb(radius) < flint.arb(radius):
-            raise _Undecided
+            raise Undecided
         # the root lies in K, which must lie inside the cell: then neighbours cannot count it again
         reach = flint.arb(0, 1) * row * flint.arb(radius)
         if not cell[i].contains_interior(centre[i] - step + reach):
-            raise _Undecided
+            raise Undecided
     return 1
 
 
-def _without_zero(flint: Any, jets: _Jets, tape: list[Any], cell: list[Any]) -> bool:
+def _without_zero(flint: Any, jets: Jets, tape: list[Any], cell: list[Any]) -> bool:
     _, gradient, hessian = jets.run(tape, cell)
     zero = flint.arb(0)
     if any(bool(number > 0) or bool(number < 0) for number in gradient.values()):

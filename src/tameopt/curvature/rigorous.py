@@ -327,18 +327,31 @@ class _Search:
         right = self.tree(above, high) if left is not None else None
         return None if right is None else ["split", coordinate, place.hex(), left, right]
 
-    def _one(self, low: list[float], high: list[float]) -> Any | None:
-        middle = torch.tensor([(a + b) / 2 for a, b in zip(low, high, strict=True)], dtype=torch.float64)
+    def _newton(self, low: list[float], high: list[float]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """A root of the gradient inside the cell and the inverse Hessian there, by Newton's method on the tape."""
+        center = torch.tensor([(a + b) / 2 for a, b in zip(low, high, strict=True)], dtype=torch.float64)
+        widths = torch.tensor(high).double() - torch.tensor(low).double()
         # on a cell that one Newton ball covers, Newton's method settles at once: few steps tell
-        center = newton(self.problem, middle, steps=6)
-        if center is None or any(not a < float(c) < b for a, c, b in zip(low, center, high, strict=True)):
+        for _ in range(6):
+            derivatives = point_checker.derivatives_at(self.tape, center.tolist())
+            if derivatives is None:
+                return None
+            gradient, hessian = (torch.tensor(numbers, dtype=torch.float64) for numbers in derivatives)
+            inverse, info = torch.linalg.inv_ex(hessian)
+            step = inverse @ gradient
+            if int(info) != 0 or not bool((step.abs() < 2 * widths).all()):
+                return None
+            center = center - step
+        inside = all(a < float(c) < b for a, c, b in zip(low, center, high, strict=True))
+        return (center, inverse) if inside else None
+
+    def _one(self, low: list[float], high: list[float]) -> Any | None:
+        root = self._newton(low, high)
+        if root is None:
             return None
-        try:
-            inverse = torch.linalg.inv(_dense(self.problem, center))
-        except RuntimeError:
-            return None
-        radius = max(max(float(c) - a, b - float(c)) for a, c, b in zip(low, center, high, strict=True)) * (1 + 1e-9)
-        leaf = ["one", _hex(center), radius.hex(), _hex(inverse)]
+        center, inverse = root
+        reach = max(max(float(c) - a, b - float(c)) for a, c, b in zip(low, center, high, strict=True))
+        leaf = ["one", _hex(center), (reach * (1 + 1e-9)).hex(), _hex(inverse)]
         if not point_checker.leaf_holds(self.tape, low, high, leaf):
             return None
         self.found.append(center)

@@ -7,391 +7,147 @@ small problems. The numbers in it are the doubles of the model and data, taken e
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
+from tameopt.curvature.tape_operators import OPERATORS, NotOnTapeError, Tape, Writer, array_of
 from tameopt.problem import Problem
 
-Tape = list[list[Any]]
-
-# our choice: a Hessian of intervals over this many operations takes some ten seconds
-MAX_ENTRIES = 30_000
+__all__ = ["NotOnTapeError", "Tape", "evaluate", "tape_of"]
 
 
-class NotOnTapeError(ValueError):
-    """F uses an operator, or a size, that a tape does not hold; the message names it."""
+class _Recorder(TorchDispatchMode):
+    """Runs F as it is and writes every operator that depends on theta onto the tape."""
 
-
-class _Writer:
-    """Collects entries, each once."""
-
-    def __init__(self) -> None:
-        self.entries: Tape = []
-        self._known: dict[tuple[Any, ...], int] = {}
-
-    def put(self, *entry: Any) -> _Scalar:
-        if entry not in self._known:
-            if len(self.entries) >= MAX_ENTRIES:
-                raise NotOnTapeError(f"F takes more than {MAX_ENTRIES:,} scalar operations: too large for a proof.")
-            self._known[entry] = len(self.entries)
-            self.entries.append(list(entry))
-        return _Scalar(self, self._known[entry])
-
-    def lift(self, number: Any) -> _Scalar:
-        if isinstance(number, _Scalar):
-            return number
-        return self.put("const", float(number).hex())
-
-
-class _Scalar:
-    """An entry of the tape, with the arithmetic that writes further entries."""
-
-    def __init__(self, writer: _Writer, place: int) -> None:
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
         self.writer = writer
-        self.place = place
+        self._arrays: dict[int, Any] = {}
+        self._alive: list[torch.Tensor] = []  # an id means a tensor only while that tensor lives
 
-    def constant(self) -> float | None:
-        entry = self.writer.entries[self.place]
-        return float.fromhex(entry[1]) if entry[0] == "const" else None
+    def track(self, tensor: torch.Tensor, array: Any) -> None:
+        shaped = np.asarray(array, dtype=object)
+        if shaped.shape != tuple(tensor.shape):
+            raise NotOnTapeError(f"an operator gave {tuple(tensor.shape)} where the tape has {shaped.shape}.")
+        self._arrays[id(tensor)] = shaped
+        self._alive.append(tensor)
 
-    def _with(self, operation: str, other: Any, swap: bool = False) -> _Scalar:
-        right = self.writer.lift(other)
-        left = self
-        if swap:
-            left, right = right, left
-        # identities of real numbers only; constants are not folded, since that would round
-        if operation == "add" and left.constant() == 0:
-            return right
-        if operation in ("add", "sub") and right.constant() == 0:
-            return left
-        if operation == "mul" and (left.constant() == 0 or right.constant() == 0):
-            return self.writer.lift(0.0)
-        if operation == "mul" and left.constant() == 1:
-            return right
-        if operation in ("mul", "div") and right.constant() == 1:
-            return left
-        return self.writer.put(operation, left.place, right.place)
+    def array(self, tensor: torch.Tensor) -> Any:
+        return self._arrays[id(tensor)]
 
-    def __add__(self, other: Any) -> _Scalar:
-        return self._with("add", other)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        keywords = dict(kwargs or {})
+        output = func(*args, **keywords)
+        leaves = tree_leaves((args, keywords))
+        if not any(isinstance(leaf, torch.Tensor) and id(leaf) in self._arrays for leaf in leaves):
+            return output
+        name = str(func).removeprefix("aten.")
+        if name.startswith(("_local_scalar_dense", "is_nonzero", "equal")):
+            raise NotOnTapeError("F takes a number or a Python branch from theta: it could not be traced.")
+        operation = OPERATORS.get(name.split(".")[0])
+        if operation is None:
+            raise NotOnTapeError(f"the operator {name} is not among those that a proof can replay.")
 
-    def __radd__(self, other: Any) -> _Scalar:
-        return self._with("add", other, swap=True)
+        def known(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
+            return self._arrays[id(leaf)] if id(leaf) in self._arrays else array_of(leaf)
 
-    def __sub__(self, other: Any) -> _Scalar:
-        return self._with("sub", other)
-
-    def __rsub__(self, other: Any) -> _Scalar:
-        return self._with("sub", other, swap=True)
-
-    def __mul__(self, other: Any) -> _Scalar:
-        return self._with("mul", other)
-
-    def __rmul__(self, other: Any) -> _Scalar:
-        return self._with("mul", other, swap=True)
-
-    def __truediv__(self, other: Any) -> _Scalar:
-        return self._with("div", other)
-
-    def __rtruediv__(self, other: Any) -> _Scalar:
-        return self._with("div", other, swap=True)
-
-    def __neg__(self) -> _Scalar:
-        return self.writer.put("neg", self.place)
-
-    def apply(self, operation: str, *more: int) -> _Scalar:
-        return self.writer.put(operation, self.place, *more)
-
-    def power(self, exponent: float) -> _Scalar:
-        if exponent == 0.5:
-            return self.apply("sqrt")
-        if exponent != int(exponent) or abs(exponent) > 64:
-            raise NotOnTapeError(f"the power {exponent} is not a whole number up to 64.")
-        whole = int(exponent)
-        if whole == 0:
-            return self.writer.lift(1.0)
-        raised = self if abs(whole) == 1 else self.apply("pow", abs(whole))
-        return raised if whole > 0 else 1.0 / raised
+        result = operation(self.writer, *tree_map(known, args), **tree_map(known, keywords))
+        if isinstance(output, torch.Tensor):
+            self.track(output, result)
+        else:
+            for tensor, array in zip(output, result, strict=True):
+                if array is not None:
+                    self.track(tensor, array)
+        return output
 
 
 def tape_of(problem: Problem, theta: torch.Tensor | None = None) -> Tape:
     """The tape of F as it runs at theta.
 
     Branches on data (`torch.where`, ReLU, abs, max of two) go on the tape as "if_less" entries, so that the tape
-    is F everywhere; Python branches on theta are refused.
+    is F everywhere; Python branches on theta are refused, and the tape is compared with F at other points.
 
     Raises NotOnTapeError naming what cannot be written.
 
     >>> tape_of(Problem.from_function(lambda t: t[0] * t[1], torch.ones(2, dtype=torch.float64)))
     [['var', 0], ['var', 1], ['mul', 0, 1]]
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    at = problem.theta if theta is None else theta
-    # a plain function's constants would otherwise be computed once on theta itself
-    try:
-        with problem._exact_attention():
-            graph = make_fx(lambda flat: problem(flat))(at.to(problem.device, problem.dtype))
-    except RuntimeError as error:
-        raise NotOnTapeError(f"F could not be traced: {str(error).splitlines()[0][:160]}") from error
-    writer = _Writer()
-    variables = np.array([writer.put("var", i) for i in range(problem.dim)], dtype=object)
-    results: dict[Any, Any] = {}
-    output: Any = None
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            results[node] = variables
-        elif node.op == "get_attr":
-            results[node] = _array(getattr(graph, node.target))
-        elif node.op == "output":
-            output = results[node.args[0]]
-        else:
-            results[node] = _run(node, results, writer)
-    final = writer.lift(np.asarray(output, dtype=object).reshape(-1)[0])
+    at = (problem.theta if theta is None else theta).to(problem.device, problem.dtype)
+    writer = Writer()
+    recorder = _Recorder(writer)
+    flat = at.detach().clone()
+    recorder.track(flat, np.array([writer.put("var", i) for i in range(problem.dim)], dtype=object))
+    with torch.no_grad(), problem._exact_attention(), recorder:
+        output = problem(flat)
+    if id(output) not in recorder._arrays:
+        raise NotOnTapeError("F does not depend on theta by torch's operators.")
+    final = writer.lift(recorder.array(output).reshape(-1)[0])
     if final.place != len(writer.entries) - 1:
         # the output must be the last entry; adding 0 moves it there without changing it
-        writer.entries.append(["add", final.place, writer.put("const", float(0).hex()).place])
+        zero = writer.put("const", (0.0).hex()).place
+        writer.entries.append(["add", final.place, zero])
+    _compare(problem, writer.entries, at)
     return writer.entries
 
 
-def _array(tensor: torch.Tensor) -> Any:
-    flat = tensor.detach().cpu()
-    if flat.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        return flat.double().numpy().astype(object)
-    return flat.numpy()
+def _compare(problem: Problem, tape: Tape, at: torch.Tensor) -> None:
+    """Refuse a tape that is not F: what F computes outside torch would be frozen on it."""
+    generator = torch.Generator().manual_seed(0)
+    for spread in (0.0, 0.1, 1.0):
+        point = at + spread * torch.randn(at.shape, generator=generator, dtype=torch.float64).to(at)
+        expected = float(problem.value(point))
+        try:
+            found = evaluate(tape, point.tolist())
+        except (ArithmeticError, ValueError):
+            continue  # outside the domain of a logarithm or root, where F is nan as well
+        # a thousand roundings of the problem's dtype, on the scale that cancellation leaves (our choice)
+        slack = 1e3 * torch.finfo(problem.dtype).eps * max(1.0, abs(expected))
+        if math.isfinite(expected) and abs(found - expected) > slack:
+            raise NotOnTapeError(
+                f"the tape gives {found:.8g} where F gives {expected:.8g}: F depends on theta outside torch's "
+                "operators, or cancels too much to compare."
+            )
 
 
-def _run(node: Any, results: dict[Any, Any], writer: _Writer) -> Any:
-    """What an aten operator does to arrays of scalars."""
+def evaluate(tape: Tape, point: list[float]) -> float:
+    """F by the tape in double precision.
 
-    def known(argument: Any) -> Any:
-        if isinstance(argument, torch.fx.Node):
-            return results[argument]
-        if isinstance(argument, (list, tuple)):
-            return [known(one) for one in argument]
-        return argument
-
-    if node.op != "call_function":
-        raise NotOnTapeError(f"{node.op} {node.target} is not an operator.")
-    name = str(node.target).removeprefix("aten.")
-    arguments = [known(argument) for argument in node.args]
-    keywords = {key: known(argument) for key, argument in node.kwargs.items()}
-    operation = _OPERATORS.get(name.split(".")[0])
-    if name.startswith("<built-in function getitem"):
-        return arguments[0][arguments[1]]
-    if operation is None:
-        if not _reaches_output(node):
-            return None
-        raise NotOnTapeError(f"the operator {name} is not among those that a proof can replay.")
-    if any(argument is None for argument, given in zip(arguments, node.args, strict=True) if given is not None):
-        return None
-    return operation(writer, *arguments, **keywords)
+    >>> evaluate([["var", 0], ["const", (2.0).hex()], ["mul", 0, 1]], [3.0])
+    6.0
+    """
+    values: list[float] = []
+    for operation, *arguments in tape:
+        if operation == "const":
+            values.append(float.fromhex(arguments[0]))
+        elif operation == "var":
+            values.append(point[arguments[0]])
+        elif operation == "pow":
+            values.append(values[arguments[0]] ** arguments[1])
+        elif operation == "if_less":
+            a, b, then, otherwise = (values[place] for place in arguments)
+            values.append(then if a < b else otherwise)
+        else:
+            try:
+                values.append(_FLOAT[operation](*(values[place] for place in arguments)))
+            except (ArithmeticError, ValueError):
+                values.append(math.nan)  # matters only where the branch is taken
+    return values[-1]
 
 
-def _reaches_output(node: Any) -> bool:
-    seen, open_nodes = set(), [node]
-    while open_nodes:
-        current = open_nodes.pop()
-        for user in current.users:
-            if user.op == "output":
-                return True
-            if user not in seen:
-                seen.add(user)
-                open_nodes.append(user)
-    return False
-
-
-def _each(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An operator on scalars, applied entry by entry with broadcasting."""
-
-    def applied(writer: _Writer, *arguments: Any, **keywords: Any) -> Any:
-        arrays = np.broadcast_arrays(*[np.asarray(argument, dtype=object) for argument in arguments])
-        result = np.empty(arrays[0].shape, dtype=object)
-        for where in np.ndindex(result.shape):
-            result[where] = function(writer, *[array[where] for array in arrays])
-        return result
-
-    return applied
-
-
-def _unary(operation: str) -> Callable[..., Any]:
-    return _each(lambda writer, x: writer.lift(x).apply(operation))
-
-
-def _axes(array: Any, dim: Any) -> Any:
-    if dim is None or dim == []:
-        return None
-    return tuple(int(one) for one in dim) if isinstance(dim, (list, tuple)) else int(dim)
-
-
-def _sum(writer: _Writer, x: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
-    return np.sum(np.asarray(x, dtype=object), axis=_axes(x, dim), keepdims=keepdim)
-
-
-def _mean(writer: _Writer, x: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
-    total = _sum(writer, x, dim, keepdim)
-    return total / (np.asarray(x).size // max(np.asarray(total).size, 1))
-
-
-def _product(writer: _Writer, x: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
-    return np.prod(np.asarray(x, dtype=object), axis=_axes(x, dim), keepdims=keepdim)
-
-
-def _addmm(writer: _Writer, bias: Any, left: Any, right: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    return beta * bias + alpha * np.dot(left, right)
-
-
-def _if_less(writer: _Writer, a: Any, b: Any, then: Any, otherwise: Any) -> _Scalar:
-    a, b, then, otherwise = (writer.lift(one) for one in (a, b, then, otherwise))
-    return writer.put("if_less", a.place, b.place, then.place, otherwise.place)
-
-
-def _where(writer: _Writer, condition: Any, then: Any, otherwise: Any) -> Any:
-    def choose(writer: _Writer, test: Any, x: Any, y: Any) -> Any:
-        if isinstance(test, tuple):
-            return _if_less(writer, test[0], test[1], x, y)
-        return x if bool(test) else y
-
-    return _each(choose)(writer, condition, then, otherwise)
-
-
-def _less(writer: _Writer, a: Any, b: Any) -> Any:
-    # a comparison stays a pair until `where` uses it; at a tie a proof stops, so < and <= are one
-    pairs = _each(lambda _, x, y: (x, y))
-    left, right = np.broadcast_arrays(np.asarray(a, dtype=object), np.asarray(b, dtype=object))
-    result = np.empty(left.shape, dtype=object)
-    for where in np.ndindex(result.shape):
-        result[where] = pairs(writer, left[where], right[where]).item()
-    return result
-
-
-def _mse(writer: _Writer, x: Any, y: Any, reduction: int = 1) -> Any:
-    squares = _each(lambda w, a, b: w.lift(a - b).power(2))(writer, x, y)
-    return squares if reduction == 0 else _mean(writer, squares) if reduction == 1 else _sum(writer, squares)
-
-
-def _log_softmax(writer: _Writer, x: Any, dim: int, _half: bool = False) -> Any:
-    exponentials = _unary("exp")(writer, x)
-    return x - _unary("log")(writer, np.sum(exponentials, axis=dim, keepdims=True))
-
-
-def _nll(writer: _Writer, x: Any, target: Any, weight: Any, reduction: int = 1, ignore: int = -100) -> Any:
-    if weight is not None or np.any(np.asarray(target) == ignore) or np.asarray(x).ndim != 2:
-        raise NotOnTapeError("class weights, ignored targets and spatial targets of nll_loss are not on the tape.")
-    picked = -np.asarray(x, dtype=object)[np.arange(len(target)), np.asarray(target)]
-    return (picked if reduction == 0 else np.mean(picked) if reduction == 1 else np.sum(picked)), None
-
-
-def _slice(writer: _Writer, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
-    index: list[Any] = [slice(None)] * np.asarray(x).ndim
-    index[dim] = slice(start, end, step)
-    return x[tuple(index)]
-
-
-def _select(writer: _Writer, x: Any, dim: int, index: int) -> Any:
-    return np.take(np.asarray(x), index, axis=dim)
-
-
-def _expand(writer: _Writer, x: Any, sizes: list[int], **_: Any) -> Any:
-    shape = np.asarray(x).shape
-    full = (1,) * (len(sizes) - len(shape)) + shape
-    return np.broadcast_to(
-        np.reshape(x, full), tuple(own if size == -1 else size for own, size in zip(full, sizes, strict=True))
-    )
-
-
-def _arith(symbol: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    def applied(writer: _Writer, x: Any, y: Any, *, alpha: float = 1, **_: Any) -> Any:
-        left, right = np.asarray(x, dtype=object), np.asarray(y, dtype=object)
-        return symbol(left, right if alpha == 1 else alpha * right)
-
-    return applied
-
-
-def _filled(number: float) -> Callable[..., Any]:
-    def applied(writer: _Writer, like: Any, **_: Any) -> Any:
-        shape = tuple(like) if isinstance(like, list) else np.asarray(like).shape
-        return np.full(shape, number, dtype=object)
-
-    return applied
-
-
-def _same(writer: _Writer, x: Any, *_: Any, **__: Any) -> Any:
-    return x
-
-
-_OPERATORS: dict[str, Callable[..., Any]] = {
-    "add": _arith(lambda x, y: x + y),
-    "sub": _arith(lambda x, y: x - y),
-    "rsub": _arith(lambda x, y: y - x),
-    "mul": _arith(lambda x, y: x * y),
-    "div": _arith(lambda x, y: x / y),
-    "neg": lambda writer, x: -np.asarray(x, dtype=object),
-    "pow": _each(lambda writer, x, exponent: writer.lift(x).power(float(exponent))),
-    "square": _each(lambda writer, x: writer.lift(x).power(2)),
-    "reciprocal": _each(lambda writer, x: 1.0 / writer.lift(x)),
-    "sqrt": _unary("sqrt"),
-    "exp": _unary("exp"),
-    "log": _unary("log"),
-    "sin": _unary("sin"),
-    "cos": _unary("cos"),
-    "tanh": _unary("tanh"),
-    "atan": _unary("atan"),
-    "erf": _unary("erf"),
-    "sigmoid": _each(lambda writer, x: 1.0 / (1.0 + (-writer.lift(x)).apply("exp"))),
-    "silu": _each(lambda writer, x: writer.lift(x) / (1.0 + (-writer.lift(x)).apply("exp"))),
-    "log1p": _each(lambda writer, x: (1.0 + writer.lift(x)).apply("log")),
-    "expm1": _each(lambda writer, x: writer.lift(x).apply("exp") - 1.0),
-    "relu": _each(lambda writer, x: _if_less(writer, 0.0, x, x, 0.0)),
-    "abs": _each(lambda writer, x: _if_less(writer, 0.0, x, x, -writer.lift(x))),
-    "maximum": _each(lambda writer, x, y: _if_less(writer, y, x, x, y)),
-    "minimum": _each(lambda writer, x, y: _if_less(writer, x, y, x, y)),
-    "where": _where,
-    "lt": _less,
-    "le": _less,
-    "gt": lambda writer, a, b: _less(writer, b, a),
-    "ge": lambda writer, a, b: _less(writer, b, a),
-    "sum": _sum,
-    "mean": _mean,
-    "prod": _product,
-    "mm": lambda writer, x, y: np.dot(x, y),
-    "mv": lambda writer, x, y: np.dot(x, y),
-    "dot": lambda writer, x, y: np.dot(x, y),
-    "bmm": lambda writer, x, y: np.stack([np.dot(a, b) for a, b in zip(x, y, strict=True)]),
-    "addmm": _addmm,
-    "mse_loss": _mse,
-    "_log_softmax": _log_softmax,
-    "nll_loss_forward": _nll,
-    "view": lambda writer, x, shape: np.reshape(x, tuple(shape)),
-    "_unsafe_view": lambda writer, x, shape: np.reshape(x, tuple(shape)),
-    "reshape": lambda writer, x, shape: np.reshape(x, tuple(shape)),
-    "t": lambda writer, x: np.transpose(x),
-    "transpose": lambda writer, x, a, b: np.swapaxes(x, a, b),
-    "permute": lambda writer, x, order: np.transpose(x, order),
-    "unsqueeze": lambda writer, x, dim: np.expand_dims(x, dim),
-    "squeeze": lambda writer, x, dim=None: np.squeeze(x, axis=_axes(x, dim)),
-    "expand": _expand,
-    "slice": _slice,
-    "select": _select,
-    "unbind": lambda writer, x, dim=0: [np.take(x, j, axis=dim) for j in range(np.asarray(x).shape[dim])],
-    "split": lambda writer, x, size, dim=0: np.split(
-        x, range(size, np.asarray(x).shape[dim], size) if isinstance(size, int) else np.cumsum(size)[:-1], axis=dim
-    ),
-    "cat": lambda writer, arrays, dim=0: np.concatenate([np.asarray(a, dtype=object) for a in arrays], axis=dim),
-    "stack": lambda writer, arrays, dim=0: np.stack([np.asarray(a, dtype=object) for a in arrays], axis=dim),
-    "zeros": _filled(0.0),
-    "zeros_like": _filled(0.0),
-    "ones": _filled(1.0),
-    "ones_like": _filled(1.0),
-    "scalar_tensor": lambda writer, number, **_: np.asarray(number, dtype=object),
-    "full": lambda writer, shape, number, **_: np.full(tuple(shape), number, dtype=object),
-    "alias": _same,
-    "clone": _same,
-    "detach": _same,
-    "lift_fresh_copy": _same,
-    "_to_copy": _same,
-    "contiguous": _same,
+_FLOAT: dict[str, Callable[..., float]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "neg": operator.neg,
+    **{name: getattr(math, name) for name in ("sqrt", "exp", "log", "sin", "cos", "tanh", "atan", "erf")},
 }
