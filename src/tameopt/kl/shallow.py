@@ -1,0 +1,222 @@
+"""Networks with one hidden layer: the module of the over-parameterised trap, and recognising one in a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from tameopt.problem import Problem
+
+
+class Sine(nn.Module):
+    """sin, as a module."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """sin(z)."""
+        return torch.sin(z)
+
+
+class ShallowNetwork(nn.Module):
+    """f(x) = scale * C sigma(gain * W x), W and C with the usual Gaussian and sign initialisation.
+
+    d, m, outputs: sizes. activation: "tanh", "sigmoid", "softplus", "gelu", "sin". scale: 1/sqrt(m) by default.
+    trained: "first" (W alone, C a constant) or "both". antisymmetric: pair the neurons so that the output is 0 at the
+    start. W ~ N(0, 1), C = +-1, from `generator`.
+
+    Raises ValueError for another activation, or an odd width that should be antisymmetric.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        m: int,
+        *,
+        outputs: int = 1,
+        activation: str = "tanh",
+        gain: float = 1.0,
+        scale: float | None = None,
+        trained: str = "first",
+        antisymmetric: bool = False,
+        generator: torch.Generator,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        if activation not in _FUNCTIONS:
+            raise ValueError(f"activation must be one of {', '.join(_FUNCTIONS)}, got {activation!r}.")
+        if trained not in ("first", "both"):
+            raise ValueError(f"trained must be 'first' or 'both', got {trained!r}.")
+        if antisymmetric and m % 2:
+            raise ValueError(f"an antisymmetric network needs an even width, got {m}.")
+        drawn = m // 2 if antisymmetric else m
+        W = torch.randn(drawn, d, generator=generator, dtype=dtype)
+        C = torch.randint(0, 2, (outputs, drawn), generator=generator).to(dtype) * 2 - 1
+        if antisymmetric:
+            W, C = torch.cat([W, W]), torch.cat([C, -C], dim=1)
+        self.W = nn.Parameter(W)
+        if trained == "both":
+            self.C: torch.Tensor = nn.Parameter(C)
+        else:
+            self.register_buffer("C", C)
+        self.activation, self.gain = activation, gain
+        self.scale = 1 / math.sqrt(m) if scale is None else scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, d) -> (n, outputs)."""
+        hidden = _FUNCTIONS[self.activation](self.gain * (x @ self.W.T))
+        return self.scale * (hidden @ self.C.T)
+
+
+_FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": nn.functional.softplus,
+    "gelu": nn.functional.gelu,
+    "sin": torch.sin,
+}
+_MODULES: dict[type[nn.Module], str] = {
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.Softplus: "softplus",
+    nn.GELU: "gelu",
+    Sine: "sin",
+}
+
+
+@dataclass(frozen=True)
+class Shallow:
+    """f(x) = scale C sigma(gain (W x + b)) + e with the data, as float64 arrays.
+
+    W: (m, d), C: (k, m), b: (m,) or None, e: (k,) or None, X: (n, d), Y: (n, k); trained: names among W, b, C, e.
+    """
+
+    W: np.ndarray
+    C: np.ndarray
+    b: np.ndarray | None
+    e: np.ndarray | None
+    X: np.ndarray
+    Y: np.ndarray
+    activation: str
+    gain: float
+    scale: float
+    trained: tuple[str, ...]
+
+    def pre_activations(self) -> np.ndarray:
+        """(m, n) gain (W x + b)."""
+        z = self.W @ self.X.T
+        return self.gain * (z if self.b is None else z + self.b[:, None])
+
+
+def leaf_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules that a plain Sequential runs one after the other; a model that is none is one leaf."""
+    if type(model) is nn.Sequential:
+        return [leaf for child in model for leaf in leaf_modules(child)]
+    return [model]
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Whether forward hooks could change what a module computes."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def recognise(problem: Problem, theta: torch.Tensor | None = None) -> Shallow | str:
+    """The problem's network as a Shallow at theta, or the reason why it is none.
+
+    Known: `ShallowNetwork`, and Sequential(Linear, activation, Linear) with Flatten or Identity anywhere. Types are
+    compared exactly, hooks refused, and the arrays' outputs compared with the model's own.
+    """
+    if problem.is_function or problem.forward is not None:
+        return "the network is hidden: the problem must be given as model, loss(output, target) and (input, target)"
+    if not problem.batches.indexable:
+        return "the samples cannot be held in memory"
+    model = problem.model
+    if has_hooks(model):
+        return "the model has forward hooks, which may change what it computes"
+    parameters = problem.unflatten(problem.theta if theta is None else theta.to(problem.dtype))
+    batch = problem.batches.whole
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        return "the data must be (input, target)"
+    inputs, targets = batch
+    n = inputs.shape[0]
+    found = _from_shallow(model, parameters) or _from_sequential(model, parameters)
+    if isinstance(found, str):
+        return found
+    X = _array(inputs.reshape(n, -1))
+    Y = _array(targets.reshape(n, -1))
+    W, C, b, e, activation, gain, scale, trained = found
+    if X.shape[1] != W.shape[1] or Y.shape[1] != C.shape[0]:
+        return f"inputs {X.shape} and targets {Y.shape} do not fit the layers {W.shape} and {C.shape}"
+    shallow = Shallow(W, C, b, e, X, Y, activation, gain, scale, trained)
+    return _disagreement(shallow, problem, parameters) or shallow
+
+
+_Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, str, float, float, tuple[str, ...]]
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().double().contiguous().numpy().copy()
+    return array
+
+
+def _from_shallow(model: nn.Module, parameters: dict[str, torch.Tensor]) -> _Parts | None:
+    if type(model) is not ShallowNetwork:
+        return None
+    W = parameters.get("W", model.W)
+    C = parameters.get("C", model.C)
+    trained = tuple(name for name in ("W", "C") if name in parameters)
+    return _array(W), _array(C), None, None, model.activation, float(model.gain), float(model.scale), trained
+
+
+def _from_sequential(model: nn.Module, parameters: dict[str, torch.Tensor]) -> _Parts | str:
+    leaves = [leaf for leaf in leaf_modules(model) if type(leaf) not in (nn.Flatten, nn.Identity)]
+    kinds = [type(leaf).__name__ for leaf in leaves]
+    if len(leaves) != 3 or type(leaves[0]) is not nn.Linear or type(leaves[2]) is not nn.Linear:
+        return f"the network must be Linear, a smooth activation, Linear; it is {', '.join(kinds[:6])}"
+    first, middle, last = leaves
+    if type(middle) not in _MODULES:
+        return (
+            f"the activation {type(middle).__name__} is not smooth enough for this theorem: "
+            f"use one of {', '.join(kind.__name__ for kind in _MODULES)}"
+        )
+    if type(middle) is nn.Softplus and (middle.beta != 1 or middle.threshold < 20):
+        return "softplus must have beta 1 and torch's threshold 20"
+    if type(middle) is nn.GELU and middle.approximate != "none":
+        return "GELU must be the exact one (approximate='none')"
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def tensor(module: nn.Module, kind: str) -> tuple[np.ndarray | None, bool]:
+        name = f"{names[id(module)]}.{kind}".lstrip(".")
+        stored = getattr(module, kind)
+        if stored is None:
+            return None, False
+        return _array(parameters.get(name, stored)), name in parameters
+
+    W, W_trained = tensor(first, "weight")
+    b, b_trained = tensor(first, "bias")
+    C, C_trained = tensor(last, "weight")
+    e, e_trained = tensor(last, "bias")
+    assert W is not None and C is not None
+    flags = {"W": W_trained, "b": b_trained, "C": C_trained, "e": e_trained}
+    trained = tuple(name for name, flag in flags.items() if flag)
+    return W, C, b, e, _MODULES[type(middle)], 1.0, 1.0, trained
+
+
+def _disagreement(shallow: Shallow, problem: Problem, parameters: dict[str, torch.Tensor]) -> str:
+    """Why the arrays are not what the model computes, or ""."""
+    count = min(8, shallow.X.shape[0])
+    batch = problem.batches.pick(torch.arange(count))
+    with torch.no_grad():
+        outputs = _array(problem.batch_output(parameters, batch, True).reshape(count, -1))
+    part = Shallow(**{**shallow.__dict__, "X": shallow.X[:count], "Y": shallow.Y[:count]})
+    z = torch.from_numpy(part.pre_activations())
+    hidden = _FUNCTIONS[shallow.activation](z).numpy()
+    own = shallow.scale * (shallow.C @ hidden).T + (0.0 if shallow.e is None else shallow.e)
+    size = float(np.abs(own).max()) + float(np.abs(shallow.C).sum(axis=1).max()) * shallow.scale
+    tolerance = 1e4 * torch.finfo(problem.dtype).eps * max(size, 1.0)
+    if outputs.shape != own.shape or not float(np.abs(outputs - own).max()) <= tolerance:
+        return "the model's own outputs differ from those of its layers run one after the other"
+    return ""
