@@ -170,7 +170,7 @@ def test_a_read_only_folder_is_named(capsys: pytest.CaptureFixture[str], tmp_pat
 
 def test_ctrl_c_ends_with_what_was_measured(tmp_path: Path) -> None:
     """Through a process, since a signal goes to one: exit 130, and the verdict says that it was interrupted."""
-    words = [sys.executable, "-m", "tameopt.cli", "audit", "quadratic", "--steps", "100000000", "--out", "r"]
+    words = [sys.executable, "-m", "tameopt.cli", "audit", "quadratic", "--steps", "100000000", "--out", "r", "--budget", "1"]
     process = subprocess.Popen(
         words,
         cwd=tmp_path,

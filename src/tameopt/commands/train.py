@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tameopt.commands._common import Command, ExitCode, Json, Out, Panel, Quiet, Seed, Target, emit_json, terminal
+import typer
+
+from tameopt.commands._common import Command, ExitCode, Json, Out, Panel, Quiet, Seed, Target, emit_json, printable
 from tameopt.commands._training import (
     Argument,
     BatchSize,
@@ -70,10 +72,10 @@ def train(
         emit_json(result)
     else:
         ended = f"F = {pretty(losses[-1])}" if len(losses) else "no loss recorded"
-        terminal().print(
-            f"{run.path}: {run.status} at step {meta['steps_done']:,} with {ended} after "
+        typer.echo(
+            f"{printable(run.path)}: {run.status} at step {meta['steps_done']:,} with {ended} after "
             f"{seconds(meta['seconds_training'])}, of which recording {seconds(meta['seconds_recording'])}. "
-            f"Next: tameopt audit {run.path}"
+            f"Next: tameopt audit {printable(run.path)}"
         )
     return ExitCode.INTERRUPTED if run.status == "interrupted" else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tameopt.picture import Picture
 from tameopt.report import citation, glossary, model
 from tameopt.report._evidence_html import finding_markup, ledger_markup
 from tameopt.report._field import scale_markup
+from tameopt.report.compare import Comparison
 from tameopt.report.numbers import seconds
 from tameopt.report.svg import draw_svg, legend
 from tameopt.report.text import escaped, literal, prose
@@ -35,16 +37,47 @@ def to_html(diagnosis: Diagnosis) -> str:
             _citation(diagnosis),
         )
     )
-    terms = glossary.used(_words(diagnosis))
+    body += _glossary(glossary.used(_words(diagnosis)))
     heading = f"{diagnosis.verdict.title}: {model.title(diagnosis)}"
+    return _document(heading, body, f" on {escaped(diagnosis.reproducibility.created)}")
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """Several runs side by side as one page."""
+
+    def table(identity: str, heading: str, rows: Sequence[tuple[str, tuple[str, ...]]]) -> str:
+        head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in ("", *comparison.names))
+        body = "".join(
+            f'<tr><th scope="row">{prose(key)}</th>'
+            + "".join(
+                f'<td data-label="{escaped(name)}">{prose(value)}</td>'
+                for name, value in zip(comparison.names, values, strict=True)
+            )
+            + "</tr>"
+            for key, values in rows
+        )
+        whole = f'<table class="stack"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        return _section(identity, heading, f'<div class="scroll">{whole}</div>' if rows else "")
+
+    pairs = "".join(f"<li>{prose(pair)}</li>" for pair in comparison.pairs) if len(comparison.pairs) > 1 else ""
+    body = (
+        f'<header><div class="verdict undecided"><p class="title">COMPARISON</p><h1>{prose(comparison.sentence)}</h1>'
+        f"{f'<ul>{pairs}</ul>' if pairs else ''}</div></header>"
+        f"{_section('pictures', 'Losses', figure(comparison.picture))}"
+        f"{table('settings', 'Set differently', comparison.differing)}"
+        f"{table('rows', 'Side by side', comparison.rows)}"
+    )
+    return _document(f"tameopt: {', '.join(comparison.names)}", body)
+
+
+def _document(heading: str, body: str, when: str = "") -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<meta name="generator" content="tameopt {__version__}"><title>{escaped(heading)}</title>'
-        f"<style>{_style()}</style></head><body><main>{body}{_glossary(terms)}"
-        f"<footer>Written by tameopt {__version__} on {escaped(diagnosis.reproducibility.created)}.</footer>"
-        "</main></body></html>\n"
+        f"<style>{_style()}</style></head><body><main>{body}"
+        f"<footer>Written by tameopt {__version__}{when}.</footer></main></body></html>\n"
     )
 
 

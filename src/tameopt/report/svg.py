@@ -14,7 +14,7 @@ from tameopt.picture import Picture, Series
 from tameopt.report._axis import Axis
 from tameopt.report._field import image_markup
 from tameopt.report.numbers import pretty
-from tameopt.report.text import escaped, symbols
+from tameopt.report.text import escaped, prose, svg_text, symbols
 
 # our choice: at 350 px (a phone) 13 px text still shows at 10 px, in two columns of a wide page at 15 px
 WIDTH, HEIGHT = 460, 300
@@ -78,7 +78,7 @@ def legend(picture: Picture) -> str:
         return ""
     rows = [
         f'<span class="key"><svg viewBox="0 0 22 10" aria-hidden="true">{_swatch(series, index % COLOURS)}</svg>'
-        f"{escaped(symbols(series.label))}</span>"
+        f"{prose(series.label)}</span>"
         for index, series in enumerate(picture.series)
         if series.label
     ]
@@ -123,9 +123,9 @@ def _frame(picture: Picture, x_axis: Axis, y_axis: Axis) -> str:
     middle_x, middle_y = (_LEFT + right) / 2, (_TOP + bottom) / 2
     parts.append(
         f'<text class="name" x="{middle_x}" y="{HEIGHT - 8}" text-anchor="middle">'
-        f"{escaped(symbols(picture.x_label))}</text>"
+        f"{svg_text(picture.x_label)}</text>"
         f'<text class="name" transform="translate(13 {middle_y}) rotate(-90)" text-anchor="middle">'
-        f"{escaped(symbols(picture.y_label))}</text>"
+        f"{svg_text(picture.y_label)}</text>"
     )
     return "".join(parts)
 

@@ -58,6 +58,21 @@ def prose(text: object) -> str:
     return _POWER.sub(lambda match: f"<sup>{(match[1] or match[2]).replace('-', '−')}</sup>", words)
 
 
+def svg_text(text: object) -> str:
+    """Text inside an SVG <text>: as `prose`, with shifts of the baseline that every renderer knows.
+
+    >>> svg_text("F(theta_k)")
+    'F(θ<tspan dy="4" font-size="75%">k</tspan><tspan dy="-4">\u200b</tspan>)'
+    """
+    shifted = (
+        prose(text)
+        .replace("<sub>", '<tspan dy="4" font-size="75%">')
+        .replace("<sup>", '<tspan dy="-5" font-size="75%">')
+    )
+    shifted = shifted.replace("</sub>", '</tspan><tspan dy="-4">\u200b</tspan>')
+    return shifted.replace("</sup>", '</tspan><tspan dy="5">\u200b</tspan>')
+
+
 def escaped(text: object) -> str:
     """The text for HTML, between tags or inside double quotes.
 
