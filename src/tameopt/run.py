@@ -289,7 +289,10 @@ class Run:
     @property
     def last_step(self) -> int:
         """The largest step with a recorded number, -1 when there is none."""
-        ((step,),) = self._query("SELECT MAX(step) FROM scalars")
+        # one index look-up a name: MAX(step) over the whole table would read all of it
+        ((step,),) = self._query(
+            "SELECT MAX(last) FROM (SELECT (SELECT MAX(step) FROM scalars WHERE name = names.id) AS last FROM names)"
+        )
         return -1 if step is None else int(step)
 
     def series(self, name: str, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
