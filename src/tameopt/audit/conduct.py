@@ -26,6 +26,7 @@ from tameopt.audit.training import Progress, train
 from tameopt.audit.verdict import decide
 from tameopt.batches import tensors_of
 from tameopt.optim import schedules
+from tameopt.probe import batch_coupled_modules, random_modules
 from tameopt.problem import Problem
 from tameopt.run import Run
 from tameopt.theorems import judge_all
@@ -90,12 +91,10 @@ def audit(
     seconds_training = time.perf_counter() - begun if trained_here else float(run.meta.get("seconds_training", 0.0))
     analysing = time.perf_counter()
     context = _context(target.problem, run, seed, say)
-    offered = planning.analyses()
-    steps_planned = planning.plan(context, offered, budget_seconds, include, exclude)
-    results = planning.carry_out(steps_planned, context, budget_seconds, say)
+    results = planning.conduct(context, budget_seconds, include, exclude, say)
     say("judging the theorems")
     judgements = judge_all(results.findings, run)
-    verdict = decide(context, results.findings)
+    verdict = decide(context, results.findings, results.facts)
     diagnosis = Diagnosis(
         settings=_settings(target, run),
         verdict=verdict,
@@ -115,7 +114,7 @@ def audit(
             seconds_recording=float(run.meta.get("seconds_recording", 0.0)),
             seconds_analysing=time.perf_counter() - analysing,
         ),
-        notes=_notes(run, results.interrupted),
+        notes=_notes(run, target.problem, results.interrupted),
         interrupted=results.interrupted or run.status == "interrupted",
     )
     with contextlib.suppress(PermissionError):  # a run on a read-only medium is still diagnosed
@@ -241,8 +240,17 @@ def _settings(target: Target, run: Run) -> Settings:
     )
 
 
-def _notes(run: Run, interrupted: bool) -> tuple[str, ...]:
+def _notes(run: Run, problem: Problem, interrupted: bool) -> tuple[str, ...]:
     notes = []
+    if problem.mode == "eval":
+        random = [*random_modules(problem.model), *batch_coupled_modules(problem.model)]
+        listed = ", ".join(random[:5]) + (" …" if len(random) > 5 else "")
+        if random:
+            notes.append(
+                "F is measured as the network predicts (eval mode); training ran in training mode, where "
+                "these modules "
+                f"draw random numbers or use batch statistics: {listed}. The steps followed that noisier loss."
+            )
     if run.status == "interrupted":
         notes.append(f"Training was interrupted at step {run.meta.get('steps_done', run.last_step):,}.")
     if run.status == "running":

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from tameopt import problems
+from tameopt.probe import NotDeterministicError
 from tameopt.problem import Problem
 from tameopt.run import Run
 
@@ -110,7 +111,12 @@ def problem_of(made: Any, where: str) -> Problem:
         return made
     if isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], nn.Module):
         model, loss, data = made
-        return Problem(model, loss, data, name=type(model).__name__)
+        try:
+            return Problem(model, loss, data, name=type(model).__name__)
+        except NotDeterministicError:
+            # training keeps dropout and batch statistics; F is measured as the network predicts, and the audit
+            # says so
+            return Problem(model, loss, data, name=type(model).__name__, mode="eval")
     came = f"a tuple of {[type(one).__name__ for one in made]}" if isinstance(made, tuple) else type(made).__name__
     raise TypeError(f"{where} must return a tameopt.Problem or (model, loss, data), it returned {came}.")
 
