@@ -1,0 +1,12 @@
+"""What kind of function a training loss is: tame, piecewise polynomial, smooth or not, and what autodiff makes of it.
+
+>>> import torch
+>>> import tameopt as tame
+>>> found = tame.structure.certify(lambda theta: (theta * theta).sum() + theta.abs().max(), inputs=torch.ones(2))
+>>> found.definable, found.degree, found.smoothness, str(found.verdict)
+('piecewise polynomial', 2, 'locally Lipschitz', 'PROVED')
+"""
+
+from tameopt.structure.certificate import Operation, Structure, certify
+
+__all__ = ["Operation", "Structure", "certify"]

@@ -1,0 +1,1 @@
+"""How what is known about the inputs of an operator gives what is known about its outputs."""

@@ -1,0 +1,92 @@
+"""Comparisons, masks and choices."""
+
+from __future__ import annotations
+
+from tameopt.structure.ranges import Interval, hull, point
+from tameopt.structure.rules._call import Call, NoRuleError, selected_by
+from tameopt.structure.rules.linear import operand
+from tameopt.structure.tame import ALMOST_EVERYWHERE, DISCONTINUOUS
+from tameopt.structure.value import Value, constant, join, number
+
+BOOLEAN = Interval(0.0, 1.0)
+
+
+def truth(values: list[Value]) -> Value:
+    """A condition on these values: 0 or 1, locally constant off a definable set of measure zero."""
+    base = join(values)
+    if not base.varies:
+        return constant(BOOLEAN)
+    return base.but(
+        range=BOOLEAN,
+        degree=None if base.degree is None else 0,
+        piecewise=True,
+        smooth=DISCONTINUOUS,
+        autodiff=max(base.autodiff, ALMOST_EVERYWHERE),
+        shape="",
+        homogeneous=None if base.homogeneous is None else 0,
+        extended=False,
+        flat=True,
+    )
+
+
+def compared(call: Call) -> list[Value]:
+    """eq, lt, isnan and their relatives, of tensors or a tensor and a number."""
+    values = list(call.tensors)
+    if "bool" not in call.dtypes[0] and any(value.varies for value in values):
+        raise NoRuleError("bits of integers that depend on theta")
+    x = call.arguments.get("other")
+    if isinstance(x, (int, float)):
+        values.append(number(float(x)))
+    return [truth(values)]
+
+
+def where(call: Call) -> list[Value]:
+    """condition ? self : other."""
+    condition = call.value("condition")
+    both = join([operand(call, "self"), operand(call, "other")])
+    return [_masked_extended(call, selected_by(both, condition))]
+
+
+def written(call: Call) -> list[Value]:
+    """index_put, scatter, select_scatter, copy: elements of the first tensor replaced by those of another."""
+    call.require_constant(["index", "indices", "mask"])
+    for argument in call.arguments.get("indices") or ():
+        if isinstance(argument, Value) and argument.varies:
+            raise NoRuleError(f"{call.name} at positions that depend on theta")
+    first = call.tensors[0]
+    for name in ("values", "src", "source", "value"):
+        if name in call.arguments and call.arguments[name] is not None:
+            other = operand(call, name)
+            break
+    else:
+        raise NoRuleError(f"{call.name} without values")
+    if call.arguments.get("accumulate"):
+        sums = join([first, other])
+        both = first.range.nonnegative and other.range.nonnegative
+        return [sums.but(range=Interval(0.0) if both else Interval())]
+    return [join([first, other])]
+
+
+def _masked_extended(call: Call, value: Value) -> Value:
+    if value.extended and call.value("condition" if "condition" in call.arguments else "mask").varies:
+        raise NoRuleError("a mask of -inf that depends on theta")
+    return value
+
+
+def masked_fill(call: Call) -> list[Value]:
+    """self, with `value` where the mask is true."""
+    both = join([call.value("self"), operand(call, "value")])
+    return [_masked_extended(call, selected_by(both, call.value("mask")))]
+
+
+def threshold(call: Call) -> list[Value]:
+    """x where x > threshold, else value."""
+    x = call.value("self")
+    limit, value = call.number("threshold"), call.number("value")
+    if limit == value == 0:
+        from tameopt.structure.aten.elementwise import FUNCTIONS
+        from tameopt.structure.rules.elementwise import apply
+
+        return [apply(FUNCTIONS["relu"], x)]
+    result = selected_by(join([x, number(value)]), truth([x]))
+    return [result.but(range=hull([x.range, point(value)]))]

@@ -1,0 +1,416 @@
+"""Recording what a computation does to theta: one concrete run, every ATen call seen below autograd.
+
+A tensor depends on theta when its storage was written by a call that read such a tensor (`taint`). Storages are
+kept alive while tracing, so that an address names one storage. Views are told apart by their geometry; after an
+in-place write the whole storage holds a mix of old and new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tameopt.structure.program import Constant, Node, Obstruction, Place, Program, Ref
+from tameopt.structure.ranges import Interval, point
+
+_TORCH = os.path.dirname(torch.__file__)
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_NOT_A_PERSONS = (_TORCH, os.path.join(_OURS, "structure"), os.path.join(_OURS, "problem.py"), "<frozen", "<string")
+# their results depend on the shapes of their arguments alone, which do not vary
+_SHAPE_ONLY = {
+    "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_empty",
+    "new_zeros", "new_ones", "new_full", "new_empty_strided", "sym_size", "sym_numel", "sym_stride",
+    "sym_storage_offset", "sym_is_contiguous",
+}  # fmt: skip
+_LEAVES_TORCH = {"_local_scalar_dense", "equal", "is_nonzero", "item"}
+
+
+class _Storage:
+    """What a storage that depends on theta holds."""
+
+    def __init__(self, storage: torch.UntypedStorage, whole: Ref) -> None:
+        self.storage = storage
+        self.whole = whole
+        self.views: dict[tuple[Any, ...], Ref] = {}
+
+
+def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+
+
+def _plain(x: Any) -> Any:
+    """An argument that is no tensor, as JSON."""
+    if isinstance(x, bool) or x is None or isinstance(x, (int, str)):
+        return x
+    if isinstance(x, float):
+        return x if math.isfinite(x) else str(x)
+    if isinstance(x, (list, tuple)):
+        return [_plain(item) for item in x]
+    if isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        raise ValueError("symbolic shapes are not covered")
+    return str(x)
+
+
+class Tracer(TorchDispatchMode):
+    """Records the calls that touch theta. Use as a context; then `program(outputs)`.
+
+    modules: name by id of each module, for the paths.
+    """
+
+    def __init__(self, modules: Mapping[int, str]) -> None:
+        super().__init__()
+        self._modules = modules
+        self._nodes: list[Node] = []
+        self._numbers: dict[str, int] = {}
+        self._storages: dict[int, _Storage] = {}
+        self._data: dict[int, torch.UntypedStorage] = {}
+        self._obstructions: list[Obstruction] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch would wrap the method for its compiler, whose import takes seconds
+        return False
+
+    # -- leaves ----------------------------------------------------------------------------------------------
+
+    def theta(self, name: str, tensor: torch.Tensor) -> None:
+        """Declare a tensor to be a part of theta."""
+        self._nodes.append(
+            Node("theta", {"name": name}, {}, (tuple(tensor.shape),), (str(tensor.dtype),), place=Place("", name))
+        )
+        self._write(tensor, Ref(len(self._nodes) - 1))
+
+    def data(self, tensor: torch.Tensor) -> None:
+        """Declare a tensor to be data: a constant that another batch would change."""
+        storage = tensor.untyped_storage()
+        self._data[storage._cdata] = storage
+
+    # -- the mode --------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        name = func._schema.name.split("::")[-1]
+        if name in _SHAPE_ONLY or not any(self._known(tensor) for tensor in tensors):
+            out = func(*args, **kwargs)
+            if any(self._is_data(tensor) for tensor in tensors):
+                if name in _LEAVES_TORCH and not isinstance(out, torch.Tensor):
+                    self._obstruct("data branch", name, "Python reads a number from the data here", self._place())
+                for tensor in tree_leaves(out):
+                    if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
+                        self.data(tensor)
+            return out
+        place = self._place()
+        namespace = func._schema.name.split("::")[0]
+        operator = name if namespace == "aten" else f"{namespace}::{name}"
+        named = self._named(func, args, kwargs)
+        problem = _refusal(tensors)
+        before = None if problem else self._encode(named, operator, place)
+        if before is not None and name.startswith("as_strided"):
+            # it reaches the whole storage, not the elements of its argument alone
+            storage = named["self"].untyped_storage()._cdata
+            before["self"] = self._storages[storage].whole if storage in self._storages else before["self"]
+        written = [argument.name for argument in func._schema.arguments if argument.alias_info is not None
+                   and argument.alias_info.is_write]  # fmt: skip
+        out = func(*args, **kwargs)
+        if problem or before is None:
+            self._obstruct("refused", operator, problem or "an argument is not covered", place)
+            self._opaque(out, named, written, place, operator)
+            return out
+        self._record(func, operator, named, before, written, out, place)
+        return out
+
+    # -- recording -------------------------------------------------------------------------------------------
+
+    def _record(
+        self, func: Any, operator: str, named: dict[str, Any], before: dict[str, Any], written: list[str], out: Any,
+        place: Place,
+    ) -> None:  # fmt: skip
+        outputs = _outputs(out)
+        if not outputs or operator in _LEAVES_TORCH:
+            source = next(value for value in named.values() if isinstance(value, torch.Tensor))
+            branch = source.dtype == torch.bool or operator in ("equal", "is_nonzero")
+            kind = "branch" if branch else "value leaves torch"
+            message = (
+                f"Python decides on {out!r} here: the certificate holds for this branch only"
+                if branch
+                else "a number that depends on theta becomes a Python number, which cannot be followed"
+            )
+            self._obstruct(kind, operator, message, place)
+            return
+        shapes, types, cut = self._describe(named)
+        node = Node(
+            operator,
+            before,
+            shapes,
+            tuple(tuple(tensor.shape) for tensor in outputs),
+            tuple(str(tensor.dtype) for tensor in outputs),
+            types,
+            cut,
+            place,
+        )
+        index = self._number(node, func)
+        returned = {id(tensor) for tensor in outputs}
+        for k, tensor in enumerate(outputs):
+            if tensor.layout != torch.strided or tensor.is_complex():
+                self._obstruct("refused", operator, f"a {tensor.dtype} tensor of layout {tensor.layout}", place)
+                continue
+            mutated = any(named.get(name) is tensor for name in written)
+            self._write(tensor, Ref(index, k), mutated)
+        for name in written:
+            target = named.get(name)
+            if isinstance(target, torch.Tensor) and id(target) not in returned:
+                self._opaque((target,), {}, [], place, operator)
+
+    def _number(self, node: Node, func: Any) -> int:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self._nodes.append(node)
+            return len(self._nodes) - 1
+        key = repr((node.op, sorted(node.arguments.items(), key=lambda item: item[0]), node.shapes, node.dtypes,
+                    node.types, node.cut))  # fmt: skip
+        if key not in self._numbers:
+            self._nodes.append(node)
+            self._numbers[key] = len(self._nodes) - 1
+        return self._numbers[key]
+
+    def _named(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments by the names of the schema, defaults filled in."""
+        named: dict[str, Any] = {}
+        for position, argument in enumerate(func._schema.arguments):
+            if position < len(args):
+                named[argument.name] = args[position]
+            elif argument.name in kwargs:
+                named[argument.name] = kwargs[argument.name]
+            elif argument.has_default_value():
+                named[argument.name] = argument.default_value
+        return named
+
+    def _encode(self, named: dict[str, Any], operator: str, place: Place) -> dict[str, Any] | None:
+        encoded: dict[str, Any] = {}
+        for name, value in named.items():
+            if isinstance(value, torch.Tensor):
+                encoded[name] = self._reference(value, operator, place)
+            elif isinstance(value, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in value):
+                encoded[name] = tuple(
+                    self._reference(item, operator, place) if isinstance(item, torch.Tensor) else None
+                    for item in value
+                )
+            elif name not in ("layout", "device", "pin_memory", "memory_format", "generator", "non_blocking"):
+                encoded[name] = _plain(value)
+        return encoded
+
+    def _describe(self, named: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+        shapes: dict[str, Any] = {}
+        types: dict[str, Any] = {}
+        cut: dict[str, str] = {}
+        for name, value in named.items():
+            items = value if isinstance(value, (list, tuple)) else (value,)
+            tensors = [item for item in items if isinstance(item, torch.Tensor)]
+            if not tensors:
+                continue
+            whole = [tuple(tensor.shape) for tensor in tensors]
+            shapes[name] = whole if isinstance(value, (list, tuple)) else whole[0]
+            odd = [str(tensor.dtype) for tensor in tensors if not tensor.is_floating_point()]
+            if odd:
+                types[name] = odd
+            for tensor in tensors:
+                reason = self._cut(tensor)
+                if reason:
+                    cut[name] = reason
+        return shapes, types, cut
+
+    def _cut(self, tensor: torch.Tensor) -> str:
+        """Why autodiff does not follow theta through this tensor, or ""."""
+        if not tensor.is_floating_point() or not self._known(tensor):
+            return ""
+        return severed(tensor)
+
+    def _reference(self, tensor: torch.Tensor, operator: str, place: Place) -> Ref | Constant:
+        found = self._lookup(tensor)
+        if found is not None:
+            return found
+        try:
+            return self._constant(tensor)
+        except ValueError as error:
+            self._obstruct("not finite", operator, str(error), place)
+            return Constant(Interval())
+
+    def _constant(self, tensor: torch.Tensor) -> Constant:
+        from_data = self._is_data(tensor)
+        if tensor.dtype == torch.bool:
+            return Constant(Interval(0.0, 1.0), from_data=from_data)
+        if tensor.is_meta or tensor.is_complex() or tensor.layout != torch.strided:
+            return Constant(Interval(), from_data=from_data)
+        if tensor.numel() == 0:
+            return Constant(point(0.0), from_data=from_data)
+        with torch.no_grad():
+            low, high = (float(end) for end in torch.aminmax(tensor.detach()))
+            if low != low or high != high or high == math.inf:
+                raise ValueError("a constant tensor holds NaN or inf")
+            if low == -math.inf:
+                finite = tensor[torch.isfinite(tensor)]
+                if finite.numel() == 0:
+                    return Constant(Interval(), True, from_data)
+                return Constant(Interval(float(finite.min()), high), True, from_data)
+        return Constant(Interval(low, high), from_data=from_data)
+
+    # -- storages --------------------------------------------------------------------------------------------
+
+    def _known(self, tensor: torch.Tensor) -> bool:
+        return tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._storages
+
+    def _is_data(self, tensor: torch.Tensor) -> bool:
+        return tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._data
+
+    def _lookup(self, tensor: torch.Tensor) -> Ref | None:
+        if not self._known(tensor):
+            return None
+        storage = self._storages[tensor.untyped_storage()._cdata]
+        return storage.views.get(_geometry(tensor), storage.whole)
+
+    def _write(self, tensor: torch.Tensor, ref: Ref, mutated: bool = False) -> None:
+        storage = tensor.untyped_storage()
+        known = self._storages.get(storage._cdata)
+        if known is None:
+            whole = ref
+            covers = tensor.numel() * tensor.element_size() >= storage.nbytes()
+            if mutated and not covers:
+                # the rest of the storage keeps constants that nobody recorded
+                whole = self._mix([ref], Constant(Interval()))
+            known = self._storages[storage._cdata] = _Storage(storage, whole)
+        elif mutated:
+            covers = tensor.numel() * tensor.element_size() >= storage.nbytes() and tensor.is_contiguous()
+            known.whole = ref if covers else self._mix([known.whole, ref])
+            known.views = {}
+        known.views[_geometry(tensor)] = ref
+
+    def _mix(self, refs: list[Ref], *constants: Constant) -> Ref:
+        node = Node("tame.mix", {"tensors": (*refs, *constants)}, {}, ((),), ("torch.float",), place=self._place())
+        self._nodes.append(node)
+        return Ref(len(self._nodes) - 1)
+
+    def _opaque(self, out: Any, named: dict[str, Any], written: list[str], place: Place, operator: str) -> None:
+        targets = [tensor for tensor in tree_leaves(out) if isinstance(tensor, torch.Tensor)]
+        targets += [named[name] for name in written if isinstance(named.get(name), torch.Tensor)]
+        for tensor in targets:
+            if tensor.layout != torch.strided:
+                continue
+            self._nodes.append(Node("tame.opaque", {"operator": operator}, {}, (tuple(tensor.shape),),
+                                    (str(tensor.dtype),), place=place))  # fmt: skip
+            self._write(tensor, Ref(len(self._nodes) - 1), True)
+
+    # -- places ----------------------------------------------------------------------------------------------
+
+    def _obstruct(self, kind: str, operator: str, message: str, place: Place) -> None:
+        self._obstructions.append(Obstruction(kind, operator, message, place))
+
+    def _place(self) -> Place:
+        line = module = ""
+        for frame in _frames(sys._getframe(1)):
+            code = frame.f_code
+            if code.co_name == "traced" and code.co_filename == __file__:
+                break
+            if not module and code.co_name == "forward":
+                module = self._modules.get(id(frame.f_locals.get("self")), "")
+            if not line and not code.co_filename.startswith(_NOT_A_PERSONS):
+                line = f"{code.co_filename}:{frame.f_lineno}"
+            if line and module:
+                break
+        return Place(line, module)
+
+    def program(self, outputs: list[torch.Tensor]) -> Program:
+        """What was recorded; outputs: the tensors that the function returned."""
+        refs = tuple(self._reference(tensor, "output", Place()) for tensor in outputs)
+        return Program(tuple(self._nodes), refs, tuple(self._obstructions))
+
+
+def severed(tensor: torch.Tensor) -> str:
+    """Why autodiff does not follow theta through a tensor that depends on it, or ""."""
+    if not tensor.requires_grad:
+        return "detached: autodiff sees a constant (detach, no_grad, .data, or the inside of a custom Function)"
+    node = tensor.grad_fn
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        return f"custom autograd.Function {type(node).__name__.removesuffix('Backward')}: its backward is anyone's"
+    if tensor._backward_hooks:
+        return "a hook may change the gradient here"
+    return ""
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _outputs(out: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+
+
+def _refusal(tensors: list[torch.Tensor]) -> str:
+    for tensor in tensors:
+        if tensor.is_quantized:
+            return "quantised tensors are not covered: certify the network before quantisation"
+        if tensor.is_complex():
+            return "complex tensors are not covered: view them as real pairs"
+        if tensor.layout != torch.strided:
+            return f"tensors of layout {tensor.layout} are not covered: use dense ones"
+    return ""
+
+
+@contextlib.contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Without oneDNN's fused recurrent layers and convolutions, which would hide their operators."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about TF32 on Intel GPUs when the flag is read
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+def traced(
+    theta: Mapping[str, torch.Tensor],
+    data: list[torch.Tensor],
+    modules: Mapping[int, str],
+    function: Callable[[], Any],
+) -> tuple[Program, list[torch.Tensor]]:
+    """Run `function` and record what it does with the tensors `theta`.
+
+    theta: leaves that require gradients. data: constants of the batch. Returns the program and the floating
+    tensors that the function returned; the global random state is left as it was.
+    """
+    tracer = Tracer(modules)
+    for name, tensor in theta.items():
+        tracer.theta(name, tensor)
+    for tensor in data:
+        if tensor.layout == torch.strided:
+            tracer.data(tensor)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), _plain_kernels(), tracer:
+        torch.manual_seed(0)
+        result = function()
+    outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    program = tracer.program(outputs)
+    if not isinstance(result, torch.Tensor) and not outputs:
+        place = Place()
+        program = Program(
+            program.nodes,
+            (),
+            (*program.obstructions, Obstruction("refused", "output", "the function returned no tensor", place)),
+        )
+    return program, outputs
+
+
+def module_names(model: nn.Module) -> dict[int, str]:
+    """Module path by id."""
+    return {id(module): name or type(module).__name__ for name, module in model.named_modules()}

@@ -1,0 +1,166 @@
+"""Attempts to make a certificate say something false about a function."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from tameopt.evidence import Verdict
+from tameopt.structure import certify
+
+_T = torch.tensor([0.5, 0.7, -0.2], dtype=torch.float64)
+
+
+class _RoundWithStraightGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class _TanhByHand(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 7 * gradient * x
+
+
+def _obstruction(function, inputs=_T):
+    found = certify(function, inputs=inputs)
+    assert found.verdict is Verdict.UNKNOWN
+    assert not found.tame
+    return found
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda t: t.sum() * t.sum().item(),
+        lambda t: t.sum() * float(t.detach().numpy().sum()),
+        lambda t: t.sum() * torch.from_numpy(np.sin(t.detach().numpy())).sum(),
+        lambda t: t.sum() * t.tolist()[0],
+        lambda t: t.sum() * float(t.detach().cpu().numpy().max()),
+    ],
+)
+def test_a_value_that_leaves_torch_is_not_certified(function):
+    found = _obstruction(function)
+    assert found.definable == "unknown"
+    assert found.obstructions[0].kind in ("value leaves torch", "differs between runs")
+
+
+def test_a_branch_is_certified_for_that_branch_only_and_named():
+    found = _obstruction(lambda t: t.sum() if t.sum() > 0 else t.sum() ** 2)
+    assert found.definable == "polynomial"
+    assert found.branches[0].kind == "branch"
+    assert "test_never_false.py:" in str(found.branches[0].place)
+    assert "on the branch taken" in found.summary
+
+
+def test_a_branch_hidden_in_numpy_is_seen_by_the_second_run():
+    found = _obstruction(lambda t: t.sum() if t.detach().numpy()[0] > 0.52 else t.sum() ** 2)
+    assert found.obstructions[0].kind == "differs between runs"
+
+
+def test_a_shape_that_depends_on_theta_is_refused():
+    assert _obstruction(lambda t: t[t > 0].sum()).definable == "unknown"
+    assert _obstruction(lambda t: torch.nonzero(t).double().sum() * t.sum()).definable == "unknown"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda t: (t + (t.round() - t).detach()).sum(),
+        lambda t: (t * t.detach()).sum(),
+        lambda t: (t * t.data).sum(),
+        lambda t: _RoundWithStraightGradient.apply(t).sum(),
+        lambda t: _TanhByHand.apply(t).sum(),
+        lambda t: t.sum().detach() ** 2 + t.sum(),
+    ],
+)
+def test_a_cut_gradient_is_called_wrong(function):
+    found = certify(function, inputs=_T)
+    assert found.autodiff == "wrong"
+
+
+def test_no_grad_inside_the_function_is_found():
+    def function(t):
+        with torch.no_grad():
+            scale = t.norm()
+        return (t / (1 + scale)).sum()
+
+    assert certify(function, inputs=_T).autodiff == "wrong"
+
+
+def test_a_hook_that_changes_the_gradient_is_found():
+    def function(t):
+        y = t.square()
+        if y.requires_grad:
+            y.register_hook(lambda gradient: 2 * gradient)
+        return y.sum()
+
+    assert certify(function, inputs=_T).autodiff == "wrong"
+
+
+def test_writing_in_place_keeps_the_dependence():
+    def view_then_write(t):
+        buffer = torch.zeros(3, dtype=t.dtype)
+        buffer[0] = t[0].sin()
+        return buffer.sum() + t.sum()
+
+    def write_through_a_view(t):
+        y = t * 1.0
+        row = y.view(-1)
+        row.exp_()
+        return y.sum()
+
+    def overwrite(t):
+        y = t.sin()
+        y.copy_(t * t)
+        return y.sum()
+
+    def strided(t):
+        y = torch.cat([t, t.sin()])
+        head = y[:3]
+        return head.as_strided((3,), (1,), 3).sum()
+
+    assert certify(view_then_write, inputs=_T).definable == "not definable"
+    assert certify(write_through_a_view, inputs=_T).definable == "R_exp"
+    assert certify(overwrite, inputs=_T).definable == "polynomial"
+    assert certify(strided, inputs=_T).definable == "not definable"
+
+
+def test_an_operator_without_a_row_is_named_with_its_line():
+    found = _obstruction(lambda t: torch.special.bessel_j0(t).sum())
+    assert found.obstructions[0].operator == "special_bessel_j0"
+    assert "test_never_false.py:" in str(found.obstructions[0].place)
+    assert "no row" in str(found.obstructions[0])
+
+
+def test_sparse_complex_and_quantised_tensors_are_refused_by_name():
+    assert "complex" in str(_obstruction(lambda t: torch.fft.fft(t).abs().sum()).obstructions)
+    assert "layout" in str(_obstruction(lambda t: t.to_sparse().sum()).obstructions)
+
+
+def test_a_value_that_is_not_finite_is_not_certified():
+    assert "not finite" in str(_obstruction(lambda t: (t * 0).log().sum()).obstructions)
+
+
+def test_softplus_with_a_visible_jump_is_refused():
+    assert "visibly" in str(_obstruction(lambda t: functional.softplus(t, threshold=2).sum()).obstructions)
+
+
+def test_a_negative_zero_denominator_and_powers_of_negative_bases_are_not_total():
+    for function in (lambda t: (1 / t).sum(), lambda t: (t**0.5).sum(), lambda t: t.rsqrt().sum()):
+        found = certify(function, inputs=torch.tensor([0.5, 0.7]))
+        assert not found.total
+        assert not found.locally_lipschitz
