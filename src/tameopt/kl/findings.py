@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from tameopt.kl.fit import Fit, fit
 from tameopt.kl.gradient_law import GradientLaw, gradient_law
 from tameopt.kl.least_squares import least_squares
 from tameopt.kl.ntk import ntk
+from tameopt.kl.online import online_certificate, seconds_of_certificate, why_not
 from tameopt.kl.path import path_length
 from tameopt.kl.pictures import decay_picture, gradient_picture
 from tameopt.kl.pl import path_pl
@@ -29,6 +31,7 @@ from tameopt.kl.run_findings import (
     values_converge_finding,
 )
 from tameopt.kl.series import LossSeries, loss_series
+from tameopt.kl.trap import trap_certificate
 
 _RUN_CLAIMS = (
     "run.finite", "run.diverged", "values.descend", "values.converge", "run.noise_floor", "rate.linear",
@@ -203,6 +206,32 @@ def _kernel_skip(context: Context) -> str:
     return reason
 
 
+def _analyse_trap(context: Context) -> Answer:
+    begun = time.perf_counter()
+    problem, run = context.problem, context.run
+    if run is not None and run.vector_steps("theta").size:
+        context.notify("certifying convergence to zero loss along the run")
+        online = online_certificate(problem, run)
+        finding = online.certificate.finding(online.step)
+        table = {"steps": list(online.steps), "h": [h if math.isfinite(h) else None for h in online.h]}
+    else:
+        certificate = trap_certificate(problem, context.theta)
+        finding, table = certificate.finding(), {"h": certificate.h if math.isfinite(certificate.h) else None}
+    return Answer((finding,), facts={"kl.trap": table}, cost=Cost(seconds=time.perf_counter() - begun))
+
+
+def _trap_cost(context: Context) -> Cost:
+    tries = 5 if context.run is not None else 1
+    return Cost(seconds=tries * seconds_of_certificate(context.problem))
+
+
+def _trap_skip(context: Context) -> str:
+    reason = _no_outputs(context) or why_not(context.problem)
+    if not reason and _trap_cost(context).seconds > context.deadline_seconds:
+        reason = f"the trap certificate would take about {_trap_cost(context).seconds:.0f} s"
+    return reason
+
+
 ANALYSES: tuple[Analysis, ...] = (
     Analysis(
         "kl.run",
@@ -219,5 +248,13 @@ ANALYSES: tuple[Analysis, ...] = (
         _kernel_cost,
         _analyse_kernel,
         _kernel_skip,
+    ),
+    Analysis(
+        "kl.trap",
+        "Is it proved that the training loss goes to zero from here?",
+        ("trap.holds",),
+        _trap_cost,
+        _analyse_trap,
+        _trap_skip,
     ),
 )

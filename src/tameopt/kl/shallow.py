@@ -136,7 +136,9 @@ def recognise(problem: Problem, theta: torch.Tensor | None = None) -> Shallow | 
     model = problem.model
     if has_hooks(model):
         return "the model has forward hooks, which may change what it computes"
-    parameters = problem.unflatten(problem.theta if theta is None else theta.to(problem.dtype))
+    # a private copy, so that the arrays, which share its memory, stay what they are
+    flat = problem.theta if theta is None else theta.detach().to(problem.dtype, copy=True)
+    parameters = problem.unflatten(flat)
     batch = problem.batches.whole
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         return "the data must be (input, target)"
@@ -145,8 +147,8 @@ def recognise(problem: Problem, theta: torch.Tensor | None = None) -> Shallow | 
     found = _from_shallow(model, parameters) or _from_sequential(model, parameters)
     if isinstance(found, str):
         return found
-    X = _array(inputs.reshape(n, -1))
-    Y = _array(targets.reshape(n, -1))
+    X = _array(inputs.reshape(n, -1).clone())
+    Y = _array(targets.reshape(n, -1).clone())
     W, C, b, e, activation, gain, scale, trained = found
     if X.shape[1] != W.shape[1] or Y.shape[1] != C.shape[0]:
         return f"inputs {X.shape} and targets {Y.shape} do not fit the layers {W.shape} and {C.shape}"
@@ -158,15 +160,15 @@ _Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, str
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().double().contiguous().numpy().copy()
+    array: np.ndarray = tensor.detach().cpu().double().contiguous().numpy()
     return array
 
 
 def _from_shallow(model: nn.Module, parameters: dict[str, torch.Tensor]) -> _Parts | None:
     if type(model) is not ShallowNetwork:
         return None
-    W = parameters.get("W", model.W)
-    C = parameters.get("C", model.C)
+    W = parameters["W"] if "W" in parameters else model.W.detach().clone()
+    C = parameters["C"] if "C" in parameters else model.C.clone()
     trained = tuple(name for name in ("W", "C") if name in parameters)
     return _array(W), _array(C), None, None, model.activation, float(model.gain), float(model.scale), trained
 
@@ -193,7 +195,8 @@ def _from_sequential(model: nn.Module, parameters: dict[str, torch.Tensor]) -> _
         stored = getattr(module, kind)
         if stored is None:
             return None, False
-        return _array(parameters.get(name, stored)), name in parameters
+        trained = name in parameters
+        return _array(parameters[name] if trained else stored.detach().clone()), trained
 
     W, W_trained = tensor(first, "weight")
     b, b_trained = tensor(first, "bias")

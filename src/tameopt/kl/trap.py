@@ -382,7 +382,7 @@ def _least_radius(numbers: _Estimates, s0: float, u0: float) -> float | None:
     """
     radius = u0 / s0
     for _ in range(200):
-        ell = numbers.ell(radius)
+        ell = numbers.ell(radius) * (1 + 2 * _SLACK)
         h = ell * u0 / s0**2
         if h > 0.5:
             return None
