@@ -103,6 +103,7 @@ _CLAIMS = (
     Claim("run.epoch_steps", "the loss falls in steps aligned with the epochs", "share of the fall at their ends"),
     Claim("run.resume_jump", "the loss jumps where the run was resumed", "jump in standard deviations"),
     Claim("run.plateau", "F hardly moves although the point is not critical", "relative change of F"),
+    Claim("run.straddles_kink", "the last iterates jump to and fro over a kink", "least norm in the gradients' hull"),
     Claim("run.first_non_finite", "where the first number that is not finite appeared", "step"),
     Claim(
         "step.too_small", "the step is far below what curvature and noise allow, and F is far from settled", "alpha L"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import importlib.util
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from tameopt.analysis import Analysis, Answer, Context
 from tameopt.audit.diagnosis import AnalysisRecord
+from tameopt.audit.findings import symptom_analyses
 from tameopt.evidence import Cost, Finding, Scope, Verdict, unknown
 from tameopt.picture import Picture
 
@@ -67,10 +69,7 @@ def plan(
     A skipped one keeps its reason and its estimate. Raises ValueError for an unknown name in `include`, `exclude`.
     """
     wanted, unwanted, listed = set(include), set(exclude), tuple(offered)
-    known = {one.name for one in listed}
-    for name in (*wanted, *unwanted):
-        if name not in known:
-            raise ValueError(f"{name!r} is no analysis; there are {', '.join(sorted(known))}.")
+    _check_names((*wanted, *unwanted), listed)
     steps: dict[str, Step] = {}
     costs: list[tuple[float, int, Analysis, Cost]] = []
     for position, one in enumerate(listed):
@@ -107,8 +106,9 @@ def carry_out(
     context: Context,
     budget_seconds: float,
     notify: Callable[[str], None],
+    interrupted: bool = False,
 ) -> Results:
-    """Run the plan, cheapest first. Ctrl-C ends it with what has been measured so far.
+    """Run the plan, cheapest first. Ctrl-C ends it with what has been measured so far; `interrupted`: it came before.
 
     An exception inside an analysis is its internal error and costs nothing else. Every certificate is replayed once
     more: what does not replay is no proof.
@@ -117,7 +117,6 @@ def carry_out(
     records: dict[str, AnalysisRecord] = {}
     answers: dict[str, Answer] = {}
     deadline = time.perf_counter() + budget_seconds
-    interrupted = False
     for step in sorted(listed, key=lambda one: one.estimated.seconds):
         name, question = step.analysis.name, step.analysis.question
         if step.left_out:
@@ -150,6 +149,51 @@ def carry_out(
         tuple(records[step.analysis.name] for step in listed),
         interrupted,
     )
+
+
+def conduct(
+    context: Context,
+    budget_seconds: float,
+    include: Iterable[str],
+    exclude: Iterable[str],
+    notify: Callable[[str], None],
+) -> Results:
+    """Plan and run the rooms' analyses, then the symptoms, which read what the rooms found.
+
+    Raises ValueError for an unknown name in `include` or `exclude`.
+    """
+    rooms = analyses()
+    symptoms = symptom_analyses(())
+    _check_names((*include, *exclude), (*rooms, *symptoms))
+    begun = time.perf_counter()
+    steps = plan(context, rooms, budget_seconds, _among(include, rooms), _among(exclude, rooms))
+    first = carry_out(steps, context, budget_seconds, notify)
+    # symptoms are cheap and decide the verdict: they get a fifth of the budget even when the rooms overran theirs
+    left = max(budget_seconds / 5, budget_seconds - (time.perf_counter() - begun))
+    symptoms = symptom_analyses(first.findings)
+    steps = plan(context, symptoms, left, _among(include, symptoms), _among(exclude, symptoms))
+    second = carry_out(steps, context, left, notify, interrupted=first.interrupted)
+    return Results(
+        first.findings + second.findings,
+        first.pictures + second.pictures,
+        {**first.facts, **second.facts},
+        first.records + second.records,
+        first.interrupted or second.interrupted,
+    )
+
+
+def _among(names: Iterable[str], offered: Iterable[Analysis]) -> list[str]:
+    known = {one.name for one in offered}
+    return [name for name in names if name in known]
+
+
+def _check_names(names: Iterable[str], offered: Iterable[Analysis]) -> None:
+    known = {one.name for one in offered}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{name!r} is no analysis; there are {', '.join(sorted(known))}.{hint}")
 
 
 def _run(analysis: Analysis, context: Context) -> tuple[str, str, Answer]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from tameopt import optim
 from tameopt.audit.recorder import Grid, Recorder
+from tameopt.audit.symptoms.nonfinite import locate
 from tameopt.batches import Batch, size_of
 from tameopt.optim import schedules
 from tameopt.problem import Problem
@@ -168,14 +169,15 @@ class _Loop:
         recorder = Recorder(run, grid)
         begun = time.perf_counter()
         self._looking = 0.0
-        k, status = 0, "finished"
+        k, status, batch = 0, "finished", None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             draws = self._draws()
             try:
                 for k in range(self.steps):
                     self._look(k, recorder)
-                    self._step(k, next(draws), recorder)
+                    batch = next(draws)
+                    self._step(k, batch, recorder)
                     if recorder.tick():
                         run.update_meta({"steps_done": k + 1})
                         if progress is not None:
@@ -183,7 +185,7 @@ class _Loop:
                 k = self.steps
             except _DivergedError as diverged:
                 status = "diverged"
-                run.event(k, "diverged", {"step": k, "loss": str(diverged), "optimizer": self.settings["name"]})
+                run.event(k, "diverged", {"step": k, "loss": str(diverged), **self._locate(batch)})
             except KeyboardInterrupt:
                 status = "interrupted"
                 run.event(k, "interrupted", {"step": k})
@@ -269,6 +271,10 @@ class _Loop:
             value, gradient = self._exactly().value_and_gradient(theta)
             recorder.scalars(k, {"full_loss": value, "full_gradient_norm": gradient.norm()})
         self._looking += time.perf_counter() - begun
+
+    def _locate(self, batch: Batch) -> dict[str, str]:
+        """Where the first number that is not finite is; {} when all are (a loss too large, but finite)."""
+        return locate(self.model, lambda: self._loss(batch), batch, self.optimizer.state)
 
     def _exactly(self) -> Problem:
         return self.exact.load_buffers(self.buffers) if self.buffers else self.exact

@@ -1,0 +1,144 @@
+"""What the verdict looks at: findings by claim, facts of the analyses, and the levels of the record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tameopt.analysis import Context
+from tameopt.audit.diagnosis import Confidence
+from tameopt.audit.symptoms.history import History
+from tameopt.curvature.stability import StabilityLimit, stability_limit
+from tameopt.evidence import Finding, Verdict
+
+_HOLDS = (Verdict.PROVED, Verdict.MEASURED)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kind of verdict that matched; the fields are those of `diagnosis.TrainingVerdict`."""
+
+    kind: str
+    sentence: str
+    evidence: tuple[str, ...]
+    confidence: Confidence
+    next_action: str
+    predicted_effect: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Findings, facts and record of one run, with the questions that the kinds ask of them."""
+
+    context: Context
+    findings: tuple[Finding, ...]
+    facts: Mapping[str, Mapping[str, Any]]
+
+    # -- findings ------------------------------------------------------------------------------------------
+
+    def holding(self, claim: str) -> Finding | None:
+        """A finding that says the claim holds, PROVED before MEASURED."""
+        found = [one for one in self.findings if one.claim == claim and one.verdict in _HOLDS]
+        return min(found, key=lambda one: one.verdict is not Verdict.PROVED, default=None)
+
+    def refuting(self, claim: str) -> Finding | None:
+        """A finding that says the claim fails."""
+        return next((one for one in self.findings if one.claim == claim and one.verdict is Verdict.REFUTED), None)
+
+    def said(self, *claims: str) -> tuple[str, ...]:
+        """The statements of the decided findings about these claims, each once."""
+        statements = [
+            one.statement
+            for claim in claims
+            for one in self.findings
+            if one.claim == claim and one.verdict is not Verdict.UNKNOWN
+        ]
+        return tuple(dict.fromkeys(statements))
+
+    def interval(self, claim: str) -> tuple[float, float, float] | None:
+        """(lower, estimate, upper) of a finding that holds and carries a number."""
+        one = self.holding(claim)
+        if one is None or one.evidence.estimate is None:
+            return None
+        lower, upper = one.evidence.interval or (one.evidence.estimate, one.evidence.estimate)
+        return lower, one.evidence.estimate, upper
+
+    def witness(self, claim: str) -> Mapping[str, Any]:
+        """The witness of the finding that holds, {} when there is none."""
+        one = self.holding(claim)
+        return (one.evidence.witness or {}) if one is not None else {}
+
+    # -- record --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def history(self) -> History | None:
+        """The record, None for a problem that was never trained."""
+        return History(self.context.run) if self.context.run is not None else None
+
+    @cached_property
+    def last_loss(self) -> float:
+        """The last recorded F, NaN when there is none."""
+        if self.history is None or not self.history.level.size:
+            return math.nan
+        return float(self.history.level.values[-1])
+
+    @cached_property
+    def first_loss(self) -> float:
+        """The first recorded F, NaN when there is none."""
+        if self.history is None or not self.history.level.size:
+            return math.nan
+        return float(self.history.level.values[0])
+
+    @property
+    def alpha(self) -> float:
+        """The last step size > 0."""
+        return self.history.alpha if self.history is not None else math.nan
+
+    @cached_property
+    def optimizer(self) -> str:
+        """The optimizer's name, "" when it was not recorded."""
+        return str((self.history.meta.get("optimizer") or {}).get("name", "")) if self.history is not None else ""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the optimizer divides by a running size of the gradients."""
+        return self.optimizer.lower() in _ADAPTIVE
+
+    @cached_property
+    def limit(self) -> StabilityLimit:
+        """The stability limit of the method on alpha lambda_max."""
+        if self.history is None:
+            return StabilityLimit("", None, reason="no run")
+        optimizer = self.history.meta.get("optimizer") or {}
+        return stability_limit(str(optimizer.get("name", "")), optimizer.get("arguments") or {})
+
+    # -- curvature -----------------------------------------------------------------------------------------
+
+    def first_sharpness(self) -> float:
+        """lambda_max at the first point where it was measured, NaN when nowhere."""
+        for row in self.facts.get("curvature.path", {}).get("sharpness", ()):
+            if math.isfinite(row["lambda_max"]):
+                return float(row["lambda_max"])
+        return math.nan
+
+    def last_ratio(self) -> float:
+        """alpha lambda_max / limit at the last point where it was measured, NaN when nowhere."""
+        pairs = self.facts.get("curvature.path", {}).get("stability_ratio") or ()
+        limit = self.limit.limit
+        return float(pairs[-1][1]) / limit if pairs and limit else math.nan
+
+    def negative_curvature(self) -> float:
+        """lambda_min where it is below 0 beyond its error and matters beside lambda_max; else 0."""
+        lowest, top = self.interval("point.lambda_min"), self.interval("point.lambda_max")
+        if lowest is None:
+            return 0.0
+        # an eigenvalue of 1e-3 of the largest is what float64 products of a large network still resolve; our choice
+        scale = abs(top[1]) if top is not None else 0.0
+        estimate = lowest[1]
+        return estimate if estimate < -1e-3 * scale and lowest[2] < 0 else 0.0
+
+
+_ADAPTIVE = {"adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta"}
