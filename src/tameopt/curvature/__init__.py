@@ -26,6 +26,8 @@ _NAMES = {
     "critical_points_in_box": "rigorous",
     "lipschitz": "sharpness",
     "Sharpness": "sharpness",
+    "find_critical_points": "critical",
+    "FoundPoints": "critical",
     "coordinates": "operators",
     "gauss_newton": "operators",
     "gradient_covariance": "operators",

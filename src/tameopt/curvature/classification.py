@@ -43,6 +43,7 @@ class Classification:
         surely negative eigenvalues that were found.
     gradient_norm: norm(grad F(theta)). distance_to_critical: at least this far to any critical point, as far as
         the largest eigenvalue found bounds the gradient's Lipschitz constant on the way.
+    theta: (d,) the point. value: F(theta).
     verdict: MEASURED, UNKNOWN for "undecided", PROVED only with `rigorous=True`; then `proof` holds the certificate
         and says how far from theta the proved critical point lies. reason: in words.
     """
@@ -62,6 +63,7 @@ class Classification:
     verdict: Verdict
     reason: str
     spectrum: Spectrum
+    theta: torch.Tensor
     proof: PointProof | None = None
 
     def __repr__(self) -> str:
@@ -191,6 +193,7 @@ def judge(
         verdict=Verdict.UNKNOWN if kind == "undecided" else Verdict.MEASURED,
         reason=reason,
         spectrum=found,
+        theta=theta.detach().clone(),
     )
 
 

@@ -1,0 +1,126 @@
+"""The search for critical points against functions whose critical points are all known."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+import tameopt as tame
+from tameopt.problem import Problem
+
+F64 = torch.float64
+
+
+def problem_of(function, d):
+    return Problem.from_function(function, torch.zeros(d, dtype=F64))
+
+
+def himmelblau(t):
+    return (t[0] ** 2 + t[1] - 11) ** 2 + (t[0] + t[1] ** 2 - 7) ** 2
+
+
+def test_himmelblau():
+    found = tame.curvature.find_critical_points(problem_of(himmelblau, 2), spread=4.0, num_starts=80)
+    assert sorted(point.kind for point in found) == ["maximum"] + ["minimum"] * 4 + ["strict saddle"] * 4
+    assert found.unfinished == 0 and sum(found.counts) + len(found.gradient_flat) == 80
+    top = found[-1]
+    assert top.value == pytest.approx(181.616522, abs=1e-6)
+    assert top.eigenvalues.tolist() == pytest.approx([-45.6052, -16.0660], abs=1e-4)
+    assert sum(found.histogram.values()) == sum(found.counts)
+
+
+def table_of_linear_net(s, hidden):
+    """(loss, index, nullity) by the set of singular values kept."""
+    d, rows = len(s), set()
+    for r in range(min(hidden, d) + 1):
+        for kept in itertools.combinations(range(d), r):
+            left = [j for j in range(d) if j not in kept]
+            loss = sum(s[j] ** 2 for j in left) / 2
+            index = (hidden - r) * (d - r) + sum(s[j] > s[i] for i in kept for j in left)
+            rows.add((loss, index, r**2 + 2 * r * (hidden - r)))
+    return rows
+
+
+def test_two_layer_linear_nets_everywhere_it_lands():
+    """200 random starts end at critical points of many symmetry orbits: loss, index and nullity are the table's."""
+    s, hidden = (4.0, 3.0, 2.0, 1.0), 3
+    Y = torch.diag(torch.tensor(s, dtype=F64))
+
+    def F(t):
+        return (t[:12].view(4, 3) @ t[12:].view(3, 4) - Y).square().sum() / 2
+
+    found = tame.curvature.find_critical_points(problem_of(F, 24), num_starts=60)
+    table = table_of_linear_net(s, hidden)
+    assert len(found) >= 8
+    for point in found:
+        nearest = min(table, key=lambda row: abs(row[0] - point.value))
+        assert point.value == pytest.approx(nearest[0], abs=1e-6)
+        rows = {row[1:] for row in table if abs(row[0] - point.value) < 1e-6}
+        assert (point.index, point.nullity) in rows
+
+
+def test_symmetric_factorisation_everywhere_it_lands():
+    """norm(X X^T - M)^2 / 4: index (k - r)(d - r) + card{mu_j > mu_s}, nullity r(r - 1)/2 + r(k - r)."""
+    mu, k, d = (3.0, 2.0, 1.0), 2, 3
+    M = torch.diag(torch.tensor(mu, dtype=F64))
+    found = tame.curvature.find_critical_points(
+        problem_of(lambda t: (t.view(d, k) @ t.view(d, k).T - M).square().sum() / 4, d * k), num_starts=60
+    )
+    table = {}
+    for r in range(k + 1):
+        for kept in itertools.combinations(range(d), r):
+            left = [j for j in range(d) if j not in kept]
+            index = (k - r) * (d - r) + sum(mu[j] > mu[i] for i in kept for j in left)
+            table[round(sum(mu[j] ** 2 for j in left) / 4, 6)] = (index, r * (r - 1) // 2 + r * (k - r))
+    assert len(found) >= 4
+    for point in found:
+        assert (point.index, point.nullity) == table[round(point.value, 6)]
+
+
+def test_products_have_a_rank_one_hessian_at_their_minima_and_a_non_strict_saddle_at_zero():
+    problem = problem_of(lambda t: (t.prod() - 2) ** 2 / 2, 3)
+    minimum = tame.curvature.classify(problem, torch.tensor([2.0, 1.0, 1.0], dtype=F64))
+    assert (minimum.kind, minimum.index, minimum.nullity) == ("degenerate", 0, 2)
+    assert float(minimum.eigenvalues[-1]) == pytest.approx(4 * (1 / 4 + 1 + 1))
+    origin = tame.curvature.classify(problem, torch.zeros(3, dtype=F64))
+    assert (origin.kind, origin.nullity) == ("degenerate", 3)
+
+
+def test_gradient_flat_points_are_told_apart():
+    """t^3/3 + t has no critical point, yet norm(g)^2 is stationary at 0, where H = 0 and g = 1."""
+    found = tame.curvature.find_critical_points(
+        problem_of(lambda t: t[0] ** 3 / 3 + t[0] + t[1] ** 2, 2), num_starts=15
+    )
+    assert len(found) == 0 and found.gradient_flat.shape[0] == 15
+    assert float(found.gradient_flat.abs().max()) < 1e-4
+
+
+def test_large_problems_use_a_krylov_space():
+    """A chain of double wells in 400 variables: every coordinate ends at -1, 0 or 1, so the index is countable."""
+    problem = problem_of(lambda t: (t**4 / 4 - t**2 / 2).sum(), 400)
+    found = tame.curvature.find_critical_points(problem, num_starts=2)
+    assert found.thetas.shape[0] == 2
+    for theta in found.thetas:
+        assert float((theta - theta.round()).abs().max()) < 1e-6
+        point = tame.curvature.classify(problem, theta)
+        assert point.index == int((theta.round() == 0).sum()) and point.nullity == 0
+
+
+def test_a_function_without_batching_rule_is_searched_one_by_one():
+    def F(t):
+        return torch.linalg.det(torch.diag(t[:2]) + 0 * t.sum()) + (t[2] ** 2 if bool(torch.tensor(True)) else 0)
+
+    found = tame.curvature.find_critical_points(problem_of(F, 3), num_starts=4)
+    assert [point.kind for point in found] == ["strict saddle"]
+
+
+def test_bad_arguments_and_nan():
+    problem = problem_of(himmelblau, 2)
+    with pytest.raises(ValueError, match=r"starts must have shape \(m, 2\)"):
+        tame.curvature.find_critical_points(problem, torch.zeros(3))
+    with pytest.raises(ValueError, match="num_starts must be at least 1 and spread > 0"):
+        tame.curvature.find_critical_points(problem, num_starts=0)
+    lost = tame.curvature.find_critical_points(problem_of(lambda t: torch.sqrt(t - 50).sum(), 2), num_starts=3)
+    assert len(lost) == 0 and lost.unfinished == 3
+    assert "0 classes" in repr(lost) and math.isfinite(lost.unfinished)
