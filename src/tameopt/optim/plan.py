@@ -101,40 +101,65 @@ class Bucket:
         return float(next(iter(self.scalars.values())).dtype.type(value))
 
     def advance(
-        self, options: Sequence[Options], present: np.ndarray[Any, Any] | None
+        self,
+        options: Sequence[Options],
+        present: np.ndarray[Any, Any] | None,
+        given: Mapping[str, Any],
+        shared_count: bool,
     ) -> tuple[list[Numbers], np.ndarray[Any, Any]]:
         """Count a step and return its coefficients.
 
-        options: one per parameter group; present: (n,) bool, None when every unit has a gradient.
+        options: one per parameter group; present: (n,) bool, None when every unit has a gradient; given: numbers of
+        this step, one for all or one a unit (n,); shared_count: whether a unit without a gradient counts the step.
         Returns (rows, row_of): row_of is (n,) int64, -1 for a unit without a gradient.
         """
         n = len(self.units)
-        names = list(self.scalars)
-        columns = [self.groups.astype(np.float64), self.first.astype(np.float64)]
-        columns += [self.scalars[name].astype(np.float64) for name in names]
-        alike = present is None and all((column == column[0]).all() for column in columns)
-        if alike:
-            keys, inverse = np.stack([column[:1] for column in columns], axis=1), np.zeros(n, dtype=np.int64)
+        kept = list(self.scalars)
+        columns = {"group": self.groups, "first": self.first, **{name: self.scalars[name] for name in kept}, **given}
+        table = np.stack([np.broadcast_to(np.asarray(c, dtype=np.float64), (n,)) for c in columns.values()], axis=1)
+        if (present is None or shared_count) and (table == table[0]).all():
+            keys, row_of = table[:1], np.zeros(n, dtype=np.int64)
         else:
-            here = np.arange(n) if present is None else np.flatnonzero(present)
-            keys, found = np.unique(np.stack([c[here] for c in columns], axis=1), axis=0, return_inverse=True)
-            inverse = np.full(n, -1, dtype=np.int64)
-            inverse[here] = found.reshape(-1)
+            here = np.arange(n) if present is None or shared_count else np.flatnonzero(present)
+            keys, found = np.unique(table[here], axis=0, return_inverse=True)
+            row_of = np.full(n, -1, dtype=np.int64)
+            row_of[here] = found.reshape(-1)
         rows = []
         for number, key in enumerate(keys):
-            scalars = {"first": key[1], "stored": self._stored, **dict(zip(names, key[2:].tolist(), strict=True))}
-            scalars["step"] = scalars.get("step", 0.0) + 1.0
-            row, moved = coefficients_of(self.signature.rule, options[int(key[0])], scalars)
-            moved = {**moved, "step": scalars["step"]}
-            chosen = slice(None) if alike else inverse == number
-            for name in names:
-                self.scalars[name][chosen] = moved[name]
+            s = dict(zip(columns, key.tolist(), strict=True))
+            s["step"] = s.get("step", 0.0) + 1.0
+            row, moved = coefficients_of(
+                self.signature.rule, options[int(s.pop("group"))], {**s, "stored": self._stored}
+            )
+            chosen = row_of == number
+            for name in kept:
+                self.scalars[name][chosen] = {**moved, "step": s["step"]}[name]
             rows.append(row)
         if present is None:
             self.first[:] = False
         else:
             self.first[present] = False
-        return rows, inverse
+            row_of[~present] = -1
+        return rows, row_of
+
+
+def summed_over_shards(bucket: Bucket, squares: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Squared norms of local shards added up over the ranks that hold the others."""
+    if bucket.signature.plain:
+        return squares
+    sharded: dict[Any, list[int]] = {}
+    for place, unit in enumerate(bucket.units):
+        mesh = getattr(unit.parameter, "device_mesh", None)
+        if mesh is not None:
+            axes = tuple(axis for axis, kind in enumerate(unit.parameter.placements) if kind.is_shard())  # type: ignore[attr-defined]
+            sharded.setdefault((mesh, axes), []).append(place)
+    total = squares.copy()
+    for (mesh, axes), places in sharded.items():
+        part = torch.from_numpy(squares[places]).to(mesh.device_type)
+        for axis in axes:
+            torch.distributed.all_reduce(part, group=mesh.get_group(axis))
+        total[places] = part.cpu().numpy()
+    return total
 
 
 def real_view(tensor: torch.Tensor) -> torch.Tensor:

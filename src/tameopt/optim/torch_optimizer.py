@@ -10,9 +10,20 @@ from typing import Any, ClassVar, TypedDict, Unpack
 import numpy as np
 import torch
 
-from tameopt.optim import engines
+from tameopt.optim import checks, engines
+from tameopt.optim.explanation import Explanation, explain
 from tameopt.optim.layout import is_dense, match_strides
-from tameopt.optim.plan import Bucket, FlagItems, Signature, Unit, dense, options_as_numbers, real_view
+from tameopt.optim.modifiers import Modifiers, modify
+from tameopt.optim.plan import (
+    Bucket,
+    FlagItems,
+    Signature,
+    Unit,
+    dense,
+    options_as_numbers,
+    real_view,
+    summed_over_shards,
+)
 from tameopt.optim.rule import Rule, Scalar
 
 Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
@@ -22,10 +33,15 @@ Closure = Callable[[], Any]
 class Extras(TypedDict, total=False):
     """What tameopt's optimizers take beyond torch's arguments.
 
-    engine: "auto" (default), or one of `tameopt.optim.engines.NAMES`.
+    engine: "auto" (default), or one of `tameopt.optim.engines.NAMES`; clip_norm: gradients are scaled so that the
+    norm of all together is at most this, as `torch.nn.utils.clip_grad_norm_` does, but `.grad` is not written to;
+    clip_each: the same for each parameter's norm; clip_value: each element is moved into [-clip_value, clip_value].
     """
 
     engine: str
+    clip_norm: float
+    clip_each: float
+    clip_value: float
 
 
 @dataclass
@@ -43,6 +59,9 @@ class _Layout:
     ]  # (name, where it is kept, what was there)
 
 
+_Work = tuple[Bucket, list[torch.Tensor | None], np.ndarray[Any, Any] | None]
+
+
 class RuleOptimizer(torch.optim.Optimizer):
     """An update rule as a torch.optim.Optimizer.
 
@@ -51,10 +70,17 @@ class RuleOptimizer(torch.optim.Optimizer):
     """
 
     rule: ClassVar[Rule]
+    shared_count: ClassVar[bool] = False  # whether steps are counted for all parameters together
 
     def __init__(self, params: Parameters, defaults: dict[str, Any], **extras: Unpack[Extras]) -> None:
         self.extras = checked_extras(extras)
         self._layout: _Layout | None = None
+        if defaults.get("fused") and (defaults.get("foreach") or defaults.get("differentiable")):
+            raise RuntimeError(
+                "fused=True excludes foreach and differentiable: tameopt fuses by itself, leave all out."
+            )
+        if defaults.get("fused"):
+            self._step_supports_amp_scaling = True  # torch's word to GradScaler
         super().__init__(params, defaults)
 
     # -- the step ------------------------------------------------------------------------------------------------
@@ -73,27 +99,63 @@ class RuleOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step(self) -> None:
+        found_inf = getattr(self, "found_inf", None)  # GradScaler's, when it leaves unscaling to a fused optimizer
+        if found_inf is not None and float(found_inf) != 0.0:
+            return
         parameters = [p for group in self.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters]
         options = [options_as_numbers(group) for group in self.param_groups]
-        flags = [tuple(self.rule.flags(each).items()) for each in options]
+        rule = self._rule()
+        flags = [tuple(rule.flags(each).items()) for each in options]
         layout = self._layout
         if layout is None or not _still_holds(layout, parameters, gradients, flags, self.state):
             layout = self._layout = self._lay_out(parameters, gradients, options, flags)
-        for bucket in layout.buckets:
-            here = [gradients[index] for index in bucket.indices]
-            present = None
-            if any(map(_is_none, here)):
-                present = np.array([g is not None for g in here])
-                if not present.any():
-                    continue
-            if bucket.signature.plain:
-                local = here
-            else:
-                sparse = bucket.signature.sparse
-                local = [None if g is None else real_view(g if sparse else dense(g)) for g in here]
-            rows, row_of = bucket.advance(options, present)
-            engines.engine(bucket.choice.engine).run(bucket, local, rows, row_of)
+        work = [(bucket, *_gradients_of(bucket, gradients)) for bucket in layout.buckets]
+        scales = self._scales(work)
+        for (bucket, here, present), scale in zip(work, scales, strict=True):
+            if present is not None and not (present.any() or self.shared_count):
+                continue
+            rows, row_of = bucket.advance(options, present, {"g_scale": scale, **self._bounds()}, self.shared_count)
+            engines.engine(bucket.choice.engine).run(bucket, here, rows, row_of)
+
+    # -- what happens to the gradients first ----------------------------------------------------------------------
+
+    def _rule(self) -> Rule:
+        """The rule with what the arguments put around it."""
+        return modify(self.rule, self._modifiers())
+
+    def _modifiers(self) -> Modifiers:
+        clips = "clip_norm" in self.extras or "clip_each" in self.extras
+        return Modifiers(scale=clips or self._loss_scale() != 1.0, bound="clip_value" in self.extras)
+
+    def _bounds(self) -> dict[str, float]:
+        return {"g_bound": self.extras["clip_value"]} if "clip_value" in self.extras else {}
+
+    def _loss_scale(self) -> float:
+        """What the loss, and so every gradient, was multiplied by: GradScaler leaves it with fused optimizers."""
+        scale = getattr(self, "grad_scale", None)
+        return 1.0 if scale is None else float(scale)
+
+    def _scales(self, work: list[_Work]) -> list[float | np.ndarray[Any, Any]]:
+        """Factor of the gradients of each bucket: one number, or one a unit."""
+        unscale = 1.0 / self._loss_scale()
+        each, total = self.extras.get("clip_each"), self.extras.get("clip_norm")
+        if each is None and total is None:
+            return [unscale] * len(work)
+        squares = [
+            engines.engine(bucket.choice.engine).squared_norms(bucket, here) if here else np.zeros(0)
+            for bucket, here, _ in work
+        ]
+        squares = [summed_over_shards(bucket, found) for (bucket, _, _), found in zip(work, squares, strict=True)]
+        if each is not None:
+            return [unscale * self._shrink(np.sqrt(found) * unscale, each) for found in squares]
+        norm = np.sqrt(np.array([sum(found.sum() for found in squares)])) * unscale
+        return [unscale * float(self._shrink(norm, float(total or 0.0))[0])] * len(work)
+
+    def _shrink(self, norms: np.ndarray[Any, Any], limit: float) -> np.ndarray[Any, Any]:
+        """Factors that bring norms down to a limit, 1 where they are below; NaN for NaN, 0 for infinity, as torch."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.minimum(1.0, limit / (norms + 1e-6))
 
     # -- laying out a step ----------------------------------------------------------------------------------------
 
@@ -105,6 +167,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         flags: list[FlagItems],
     ) -> _Layout:
         group_of = [number for number, group in enumerate(self.param_groups) for _ in group["params"]]
+        rule = self._rule()
         before = self._signatures(len(parameters))
         gathered: dict[Signature, list[Unit]] = {}
         fresh: set[int] = set()
@@ -120,12 +183,12 @@ class RuleOptimizer(torch.optim.Optimizer):
             else:
                 like, sparse = real_view(gradient).dtype, self._takes_rows(index, gradient, options[group])
             signature = Signature(
-                self.rule,
+                rule,
                 flags[group],
                 unit.theta.device,
                 unit.theta.dtype,
                 like,
-                tuple((s.name, t.dtype) for s, t in zip(self.rule.states(options[group]), unit.states, strict=True)),
+                tuple((s.name, t.dtype) for s, t in zip(rule.states(options[group]), unit.states, strict=True)),
                 dense=is_dense(unit.theta),
                 sparse=sparse,
                 differentiable=bool(self.defaults.get("differentiable", False)),
@@ -152,25 +215,27 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _takes_rows(self, index: int, gradient: torch.Tensor, options: Mapping[str, Any]) -> bool:
         """Whether the gradient is sparse and stays so. Raises RuntimeError when the rule cannot take it."""
-        handling = self.rule.sparse(options)
+        rule = self.rule
+        handling = rule.sparse(options)
         if gradient.is_sparse and handling == "no":
             decay = " with weight_decay" if options.get("weight_decay", 0) != 0 else ""
             raise RuntimeError(
-                f"{self.rule.name}{decay} needs dense gradients, parameter {self._name_of(index)} has a sparse one: "
+                f"{rule.name}{decay} needs dense gradients, parameter {self._name_of(index)} has a sparse one: "
                 "use SparseAdam, Adagrad or SGD without decay, or build the embedding with sparse=False."
             )
         if not gradient.is_sparse and handling == "only":
             raise RuntimeError(
-                f"{self.rule.name} needs sparse gradients, parameter {self._name_of(index)} has a dense one: "
+                f"{rule.name} needs sparse gradients, parameter {self._name_of(index)} has a dense one: "
                 "use Adam, or build the embedding with sparse=True."
             )
         return gradient.is_sparse and handling in ("rows", "only")
 
     def _unit(self, index: int, group: int, parameter: torch.Tensor, options: Mapping[str, Any]) -> tuple[Unit, bool]:
         """The unit of a parameter, its state made on first use; and whether it has yet to step."""
+        rule = self._rule()
         theta = real_view(parameter.detach())
-        specs = self.rule.states(options)
-        if not specs and not self.rule.counts_steps:
+        specs = rule.states(options)
+        if not specs and not rule.counts_steps:
             return Unit(index, group, parameter, theta, (), (), {}), True
         state = self.state[parameter]
         first = not state
@@ -193,15 +258,17 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _bucket(self, signature: Signature, units: list[Unit], fresh: set[int]) -> Bucket:
         """A bucket whose scalars gather those of its units; their state tensors become views of one array."""
-        specs = list(self.rule.scalars)
-        if self.rule.counts_steps:
+        rule = signature.rule
+        specs = list(rule.scalars)
+        if rule.counts_steps:
             specs.insert(0, Scalar("step", lambda _: 0.0))
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
         scalars: dict[str, np.ndarray[Any, Any]] = {}
+        common = self._common_scalars(specs) if self.shared_count else {}
         for spec in specs:
             table = torch.empty(len(units), dtype=dtype)
             for place, unit in enumerate(units):
-                value = unit.kept.get(spec.name)
+                value = unit.kept.get(spec.name, common.get(spec.name))
                 group = options_as_numbers(self.param_groups[unit.group])
                 table[place] = float(spec.initial(group) if value is None else value)
                 unit.kept[spec.name] = table[place]
@@ -215,9 +282,21 @@ class RuleOptimizer(torch.optim.Optimizer):
             engines.choose(self.extras.get("engine", "auto"), signature),
         )
 
+    def _common_scalars(self, specs: list[Scalar]) -> dict[str, float]:
+        """The scalars of the parameter that has made most steps, where a latecomer begins."""
+        counted = [state for state in self.state.values() if "step" in state]
+        if not counted:
+            return {}
+        furthest = max(counted, key=lambda state: float(state["step"]))
+        return {spec.name: float(furthest[spec.name]) for spec in specs}
+
     def _name_of(self, index: int) -> str:
         names = [name for group in self.param_groups for name in group.get("param_names", ())]
         return repr(names[index]) if names else f"number {index}"
+
+    def explain(self) -> Explanation:
+        """Which engine ran which parameters at the last step, and why the others did not."""
+        return explain(self.rule.name, [] if self._layout is None else self._layout.buckets)
 
     # -- construction and state --------------------------------------------------------------------------------
 
@@ -227,6 +306,18 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._layout = None
+
+
+def _gradients_of(
+    bucket: Bucket, gradients: list[torch.Tensor | None]
+) -> tuple[list[torch.Tensor | None], np.ndarray[Any, Any] | None]:
+    """The gradients of a bucket as its engine wants them, and which there are (None: all)."""
+    here = [gradients[index] for index in bucket.indices]
+    present = np.array([g is not None for g in here]) if any(map(_is_none, here)) else None
+    if bucket.signature.plain:
+        return here, present
+    keep_rows = bucket.signature.sparse
+    return [None if g is None else real_view(g if keep_rows else dense(g)) for g in here], present
 
 
 def _is_none(x: Any) -> bool:
@@ -284,4 +375,8 @@ def checked_extras(extras: Mapping[str, Any], allowed: tuple[str, ...] = ("auto"
     engine = extras.get("engine", "auto")
     if engine not in allowed:
         raise ValueError(f"engine must be one of {', '.join(allowed)}, got {engine!r}: choose one of these.")
+    clips = {name: value for name, value in extras.items() if name.startswith("clip_")}
+    checks.above_zero(**clips)
+    if "clip_norm" in clips and "clip_each" in clips:
+        raise ValueError("only one of clip_norm and clip_each can be set, got both: drop one.")
     return dict(extras)

@@ -25,7 +25,7 @@ import torch
 from tameopt import extras
 from tameopt.optim.engines import llvm_source
 from tameopt.optim.expr import Graph, trace
-from tameopt.optim.layout import match_strides
+from tameopt.optim.layout import is_dense, match_strides
 from tameopt.optim.plan import Bucket, Signature
 from tameopt.optim.rule import Numbers
 
@@ -167,6 +167,7 @@ def run(
     tables: _Tables | None = bucket.cache.get("cpu")
     if tables is None:
         tables = bucket.cache["cpu"] = _lay_out(bucket)
+        bucket.cache["compile_seconds"] = kernel.seconds
     if not tables.elements or not rows:
         return
     given = list(gradients)
@@ -199,6 +200,19 @@ def run(
     kernel.call(*arguments)
     for other in others:
         other.result()
+
+
+def squared_norms(bucket: Bucket, gradients: Sequence[torch.Tensor | None]) -> np.ndarray[Any, Any]:
+    """Sum of the squares of each gradient, in float64; 0 where there is none."""
+    # torch's own reduction runs at the speed of memory; squares of float32 are summed in float64 by chunks
+    found = []
+    for g in gradients:
+        if g is None:
+            found.append(0.0)
+            continue
+        flat = g.as_strided((g.numel(),), (1,), g.storage_offset()) if is_dense(g) else g.reshape(-1)
+        found.append(sum(float(part.to(torch.float64).square().sum()) for part in flat.split(CHUNK * 4)))
+    return np.array(found)
 
 
 @functools.cache

@@ -36,6 +36,17 @@ def run(
             step(unit, signature, names, flags, gradient, rows[row])
 
 
+def squared_norms(bucket: Bucket, gradients: Sequence[torch.Tensor | None]) -> np.ndarray[Any, Any]:
+    """Sum of the squares of each gradient, in float64; 0 where there is none."""
+    del bucket
+    found = [0.0 if g is None else float((_values(g).detach().to(torch.float64) ** 2).sum()) for g in gradients]
+    return np.array(found)
+
+
+def _values(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
 def _step(
     unit: Unit, signature: Signature, names: list[str], flags: dict[str, Any], gradient: torch.Tensor, row: Numbers
 ) -> None:

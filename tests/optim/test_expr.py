@@ -1,0 +1,104 @@
+"""Tracing: the graph of a rule computes what the rule computes, and a rule that cannot be traced says why."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tameopt import optim
+from tameopt.optim import functions, keras
+from tameopt.optim.expr import Graph, Symbol, linearise, trace
+from tameopt.optim.rule import Rule, State
+
+OPERATIONS = {
+    "add": lambda x, y: x + y,
+    "subtract": lambda x, y: x - y,
+    "multiply": lambda x, y: x * y,
+    "divide": lambda x, y: x / y,
+    "less": lambda x, y: x < y,
+    "greater": lambda x, y: x > y,
+    "negative": lambda x: -x,
+    "sqrt": functions.sqrt,
+    "absolute": functions.absolute,
+    "sign": functions.sign,
+    "maximum": functions.maximum,
+    "minimum": functions.minimum,
+    "power": functions.power,
+    "where": functions.where,
+}
+
+
+def interpret(graph: Graph, theta, g, state, numbers):
+    """The graph, one instruction at a time, on tensors."""
+    values = []
+    for instruction in graph.instructions:
+        leaf = {"theta": theta, "g": g}.get(instruction.operation)
+        if instruction.operation == "state":
+            leaf = state[instruction.name]
+        elif instruction.operation == "coefficient":
+            leaf = numbers[instruction.name]
+        elif instruction.operation == "constant":
+            leaf = instruction.value
+        inputs = [values[i] for i in instruction.inputs]
+        values.append(OPERATIONS[instruction.operation](*inputs) if leaf is None else leaf)
+    return values[graph.theta], {name: values[position] for name, position in graph.outputs}
+
+
+@pytest.mark.parametrize("library", [optim, keras], ids=["torch", "keras"])
+def test_graph_computes_what_the_rule_does(library):
+    generator = torch.Generator().manual_seed(0)
+    for name in library.names():
+        entry = library.entry(name)
+        if entry.gradients == "closure":
+            continue
+        for arguments in ({}, *entry.variants.values()):
+            optimizer = entry.optimizer([torch.nn.Parameter(torch.zeros(3))], **arguments)
+            rule, options = optimizer._rule(), optimizer.param_groups[0]
+            names = tuple(spec.name for spec in rule.states(options))
+            flags = rule.flags(options)
+            theta, g = torch.randn(2, 50, generator=generator)
+            state = {each: torch.rand(50, generator=generator) for each in names}
+            scalars = {scalar.name: scalar.initial(options) for scalar in rule.scalars}
+            s = SimpleNamespace(step=3.0, first=0.0, stored=float, g_scale=0.5, g_bound=0.25, **scalars)
+            numbers, _ = rule.coefficients(options, s)
+            expected = rule.update(
+                theta, g, SimpleNamespace(**state), SimpleNamespace(**numbers), SimpleNamespace(**flags)
+            )
+            graph = trace(rule, tuple(flags.items()), names)
+            found = interpret(graph, theta, g, state, numbers)
+            assert torch.equal(found[0], expected[0])
+            assert set(found[1]) == set(expected[1])
+            assert all(torch.equal(found[1][each], expected[1][each]) for each in found[1])
+            assert len(set(graph.instructions)) == len(graph.instructions)  # nothing is computed twice
+
+
+def rule(update, states=("m",)):
+    return Rule(
+        "test",
+        lambda options: tuple(State(s) for s in states),
+        lambda options: {},
+        lambda options, s: ({}, {}),
+        update,
+    )
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (lambda theta, g, state, c, on: (theta if g > 0 else g, {}), "must not branch on a value: use `where`"),
+        (lambda theta, g, state, c, on: (theta - c.lr * c.scale * g, {}), "must not multiply two scalars"),
+        (lambda theta, g, state, c, on: (theta - g, {"v": g}), "rule test writes the state 'v'"),
+        (lambda theta, g, state, c, on: (theta - g * "2", {}), "computes with theta, g, its states and numbers"),
+    ],
+)
+def test_rules_that_cannot_be_traced(update, message):
+    with pytest.raises(TypeError, match=message):
+        trace(rule(update), (), ("m",))
+
+
+def test_uniform_values_and_reads():
+    theta, g, c = Symbol("theta"), Symbol("g"), Symbol("coefficient", name="c")
+    graph = linearise(functions.where(c > 0.5, theta, theta * 2.0), {"m": g}, ("m", "unused"))
+    assert graph.reads() == ("theta", "g")
+    assert [graph.uniform(i) for i in range(len(graph.instructions))].count(True) == 4  # c, 0.5, c > 0.5, 2
+    assert graph.coefficients == ("c",)
