@@ -8,6 +8,11 @@ from typing import Any
 # name -> the module that defines it, imported when it is first named. No module here has the name of a function:
 # importing it would put the module in the function's place.
 _NAMES = {
+    "GradientMap": "gradient_map",
+    "splitting": "linear",
+    "stable_space": "linear",
+    "unstable_space": "linear",
+    "convergence": "linear",
     "gradient_flow": "flow",
     "inclusion": "inclusion",
 }

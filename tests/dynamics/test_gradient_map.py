@@ -1,0 +1,102 @@
+"""The gradient map, its inverse, and witnesses that it is no diffeomorphism."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tameopt as tame
+from tameopt.dynamics.gradient_map import GradientMap
+from tameopt.evidence import Verdict
+
+F64 = torch.float64
+
+
+def lee(t):
+    return t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2
+
+
+def logistic(t):
+    """Globally: the Hessian is within [0, 1/4] + 0.1, L = 0.35 with unit inputs."""
+    return torch.nn.functional.softplus(t).sum() + 0.05 * t.square().sum()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=3), st.floats(0.05, 2.5))
+def test_the_inverse_undoes_the_map_below_one_over_l(x, alpha):
+    T = GradientMap(logistic, alpha)
+    point = torch.tensor(x, dtype=F64)
+    back = T.inverse(T(point))
+    assert back.converged and back.convex
+    assert float((back.x - point).norm()) <= back.error + 1e-12
+
+
+def test_the_inverse_is_the_prox_of_minus_alpha_f():
+    """It minimises -alpha F(y) + norm(y - z)^2 / 2: no point nearby is better."""
+    T, z = GradientMap(lee, 0.4), torch.tensor([0.2, 0.5], dtype=F64)
+    x = T.inverse(z).x
+
+    def objective(y):
+        return -0.4 * lee(y) + (y - z).square().sum() / 2
+
+    for seed in range(20):
+        nearby = x + 0.1 * torch.randn(2, generator=torch.Generator().manual_seed(seed), dtype=F64)
+        assert objective(nearby) >= objective(x)
+
+
+def test_a_network_can_be_inverted_too():
+    problem = tame.problems.load("digits-linear").to(F64)
+    T = GradientMap(problem, 0.1)
+    back = T.inverse(T(problem.theta))
+    assert back.converged and float((back.x - problem.theta).norm()) < 1e-9
+    assert back.error < 1e-9 and back.products > 0
+
+
+def test_beyond_the_lemma_the_inverse_says_that_it_is_not_unique():
+    """T(y) = 1.7 y - 0.7 y^3 in the second coordinate: 1 has three preimages at alpha = 0.7."""
+    T = GradientMap(lee, 0.7)
+    back = T.inverse(torch.tensor([0.0, 1.0], dtype=F64), start=torch.tensor([0.0, 1.2], dtype=F64))
+    assert not back.convex and back.error == math.inf
+
+
+def test_curvature_on_both_sides_of_one_over_alpha_gives_a_singular_point():
+    found = GradientMap(lee, 0.4).is_diffeomorphism([[0.0, 0.0], [0.0, 3.0]])
+    assert found.verdict is Verdict.REFUTED and found.witness["kind"] == "singular"
+    # 1 - alpha (3 y^2 - 1) = 0 at y = sqrt((1 + alpha) / (3 alpha))
+    assert found.witness["x"][1] == pytest.approx(math.sqrt(1.4 / 1.2), abs=1e-9)
+
+
+def test_two_preimages_are_a_witness():
+    found = GradientMap(lee, 0.7).is_diffeomorphism([[0.0, 1.0]])
+    assert found.verdict is Verdict.REFUTED and found.witness["kind"] == "two preimages"
+    T = GradientMap(lee, 0.7)
+    x, y = (torch.tensor(found.witness[name], dtype=F64) for name in ("x", "y"))
+    assert float((x - y).norm()) > 0.1 and float((T(x) - T(y)).norm()) < 1e-9
+
+
+def test_a_steep_quadratic_is_not_refuted_and_a_flat_one_measured():
+    steep = GradientMap(lambda t: (t**2).sum() / 2, 4.0).is_diffeomorphism([[0.0, 3.0], [1.0, 1.0]])
+    assert steep.verdict is Verdict.UNKNOWN and "lemma does not apply" in steep.reason
+    flat = GradientMap(lambda t: (t**2).sum() / 2, 0.4).is_diffeomorphism([[0.0, 3.0]])
+    assert flat.verdict is Verdict.MEASURED and "only if L holds everywhere" in flat.reason
+
+
+def test_the_jacobian():
+    assert torch.allclose(
+        GradientMap(lee, 0.5).jacobian(torch.zeros(2, dtype=F64)), torch.diag(torch.tensor([0.5, 1.5], dtype=F64))
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.1, math.nan, math.inf])
+def test_bad_steps(alpha):
+    with pytest.raises(ValueError, match="alpha must be > 0"):
+        GradientMap(lee, alpha)
+
+
+def test_bad_points_and_nan():
+    with pytest.raises(ValueError, match=r"points must have shape \(m, d\)"):
+        GradientMap(lee, 0.1).is_diffeomorphism(torch.zeros(2))
+    lost = GradientMap(lambda t: torch.sqrt(t).sum(), 0.1).inverse(torch.tensor([-5.0], dtype=F64))
+    assert not lost.converged and lost.error == math.inf
