@@ -165,7 +165,7 @@ def test_the_budget_is_kept(tmp_path: Path) -> None:
         used = watching.budget.used
     # one probe may overshoot at the start; 2 s are enough for the average to settle
     assert 0 < used < 0.08
-    assert watching.run.series("lr")[0].size > 10
+    assert watching.run.series("lr")[0].size >= 3
 
 
 def test_names_are_never_overwritten_and_copies_are_independent(tmp_path: Path) -> None:
@@ -203,3 +203,22 @@ def test_skipped_steps_are_not_counted(tmp_path: Path) -> None:
             scaler.update()
     assert watching.run.meta["steps_done"] == 5
     assert watching.run.series("grad_scale")[1][-1] == 512.0
+
+
+def test_gradients_that_a_closure_computes_are_the_steps_own(tmp_path: Path) -> None:
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    norms = []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(X), Y)
+        loss.backward()
+        norms.append(float(torch.cat([p.grad.reshape(-1) for p in model.parameters()]).norm()))  # type: ignore[union-attr]
+        return loss
+
+    with tame.watch(model, optimizer, out=tmp_path, budget=0.99) as watching:
+        for _ in range(5):
+            optimizer.step(closure)
+    steps, recorded = watching.run.series("gradient_norm")
+    assert steps.size and recorded == pytest.approx([norms[step] for step in steps], rel=1e-5)

@@ -70,6 +70,7 @@ class Watch:
         self._buffer = torch.full((_BUFFER_ROWS, len(_COLUMNS)), math.nan, device=first.device)
         self._rows: list[tuple[int, float]] = []  # (step, lr) of the buffer's rows
         self._step = 0
+        self._closure = False
         self._armed = True  # whether the coming step is sampled
         self._next_sample = 0
         self._sample_seconds = 0.0
@@ -180,10 +181,12 @@ class Watch:
             parameter.register_post_accumulate_grad_hook(see) for parameter in self._parameters if parameter.is_leaf
         ]
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *rest: Any) -> None:
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        # optimizer.step(closure) computes the gradients inside (Lightning, LBFGS): they are read after the step
+        self._closure = kwargs.get("closure") is not None or any(callable(one) for one in args[1:])
         if self._step >= self._next_probe and self.budget.allows(self._probe_seconds):
             self._timed_probe()
-        if self._armed:
+        if self._armed and not self._closure:
             self._sample()
         if self._window_start >= 0:
             begun = time.perf_counter()
@@ -193,6 +196,8 @@ class Watch:
             self.budget.spent += time.perf_counter() - begun
 
     def _after_step(self, *rest: Any) -> None:
+        if self._armed and self._closure:
+            self._sample()
         self._step += 1
         if not self._armed and self._step >= self._next_sample:
             begun = time.perf_counter()
@@ -338,6 +343,15 @@ def _arguments(group: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def innermost(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside the wrappers of Accelerate and Lightning."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
+    return optimizer
+
+
 def _free_folder(root: Path, name: str) -> Path:
     folder, serial = root / name, 2
     while folder.exists():
@@ -388,6 +402,7 @@ def watch(
     3
     """
     share = parse_share(budget)
+    optimizer = innermost(optimizer)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not any(parameter.requires_grad for parameter in parameters):
         raise ValueError("the optimizer must hold trainable parameters, it holds none: pass model.parameters().")
