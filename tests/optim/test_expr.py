@@ -66,9 +66,9 @@ def test_graph_computes_what_the_rule_does(library):
             )
             graph = trace(rule, tuple(flags.items()), names)
             found = interpret(graph, theta, g, state, numbers)
-            assert torch.equal(found[0], expected[0])
             assert set(found[1]) == set(expected[1])
-            assert all(torch.equal(found[1][each], expected[1][each]) for each in found[1])
+            for one, other in [(found[0], expected[0]), *((found[1][n], expected[1][n]) for n in found[1])]:
+                assert torch.allclose(one, other, rtol=1e-6, atol=0, equal_nan=True)  # `pow` is not reproducible
             assert len(set(graph.instructions)) == len(graph.instructions)  # nothing is computed twice
 
 

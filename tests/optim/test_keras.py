@@ -8,7 +8,7 @@ from tameopt.optim import keras
 
 
 class Transcription:
-    """Keras 3's update steps in numpy, one variable at a time, in the words of its source: the independent channel."""
+    """Keras 3's update steps in numpy, one variable at a time: the independent channel."""
 
     def __init__(self, name, start, **options):
         self.name, self.x, self.k, self.memory = name, [x.copy() for x in start], 0, [{} for _ in start]

@@ -300,6 +300,35 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     # -- construction and state --------------------------------------------------------------------------------
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; a parameter listed twice is an error (torch warns, then steps it twice)."""
+        listed = param_group.get("params") if isinstance(param_group, dict) else None
+        if listed is not None and not isinstance(listed, torch.Tensor | set):
+            param_group["params"] = listed = list(listed)
+            places: dict[int, int] = {}
+            for place, each in enumerate(listed):
+                tensor = each[1] if isinstance(each, tuple) else each
+                before = places.setdefault(id(tensor), place)
+                if before != place:
+                    raise ValueError(f"parameter number {place} is parameter number {before} again: list each once.")
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict()` of this optimizer, or of torch's of the same name, returned.
+
+        Unlike torch's, states keep the dtype they were saved in. Raises ValueError when the state belongs to another
+        optimizer or another model, before anything is changed.
+        """
+        _check_state(self, state_dict)
+        super().load_state_dict(state_dict)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        for number, parameter in zip(numbers, parameters, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                kept = self.state[parameter].get(name)
+                if isinstance(value, torch.Tensor) and kept is not None and kept.dtype != value.dtype:
+                    self.state[parameter][name] = value.to(device=kept.device)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "extras": self.extras}
 
@@ -318,6 +347,30 @@ def _gradients_of(
         return here, present
     keep_rows = bucket.signature.sparse
     return [None if g is None else real_view(g if keep_rows else dense(g)) for g in here], present
+
+
+def _check_state(optimizer: RuleOptimizer, state_dict: dict[str, Any]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+    if len(parameters) != len(numbers):
+        return  # torch says it
+    rule = optimizer.rule
+    groups = [number for number, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+    for index, (number, parameter) in enumerate(zip(numbers, parameters, strict=True)):
+        saved = state_dict["state"].get(number, {})
+        options = state_dict["param_groups"][groups[index]]
+        known = {spec.name for spec in rule.states({**optimizer.param_groups[groups[index]], **options})}
+        if saved and known and not known & set(saved):
+            raise ValueError(
+                f"the state of parameter {optimizer._name_of(index)} has {', '.join(saved)}, {rule.name} keeps "
+                f"{', '.join(sorted(known))}: it belongs to another optimizer."
+            )
+        for name in known & set(saved):
+            if saved[name] is not None and saved[name].shape != parameter.shape:
+                raise ValueError(
+                    f"state {name!r} of parameter {optimizer._name_of(index)} must have the parameter's shape "
+                    f"{tuple(parameter.shape)}, got {tuple(saved[name].shape)}: it belongs to another model."
+                )
 
 
 def _is_none(x: Any) -> bool:
