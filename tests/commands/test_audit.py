@@ -170,7 +170,19 @@ def test_a_read_only_folder_is_named(capsys: pytest.CaptureFixture[str], tmp_pat
 
 def test_ctrl_c_ends_with_what_was_measured(tmp_path: Path) -> None:
     """Through a process, since a signal goes to one: exit 130, and the verdict says that it was interrupted."""
-    words = [sys.executable, "-m", "tameopt.cli", "audit", "quadratic", "--steps", "100000000", "--out", "r", "--budget", "1"]
+    words = [
+        sys.executable,
+        "-m",
+        "tameopt.cli",
+        "audit",
+        "quadratic",
+        "--steps",
+        "100000000",
+        "--out",
+        "r",
+        "--budget",
+        "1",
+    ]
     process = subprocess.Popen(
         words,
         cwd=tmp_path,
@@ -199,3 +211,27 @@ def _recorded(folder: Path) -> bool:
             return run.last_step > 0
     except (OSError, ValueError):
         return False
+
+
+def test_a_finished_run_is_watched_once_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", *QUICK, "--out", "r"]) == 0
+    capsys.readouterr()
+    assert cli.main(["watch", "r"]) == 0
+    assert capsys.readouterr().out.startswith("r: finished, step 40 of 40, ")
+    assert cli.main(["watch", "r", "--json"]) == 0
+    shot = json.loads(capsys.readouterr().out)
+    assert (shot["state"], shot["step"], shot["planned"]) == ("finished", 40, 40)
+    assert "nothing is there" in _error(capsys, "watch", "gone")
+    assert "--interval must be > 0" in _error(capsys, "watch", "r", "--interval", "0")
+
+
+def test_runs_are_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, lr in (("slow", "0.01"), ("fast", "0.1")):
+        assert cli.main(["train", *QUICK, "--lr", lr, "--out", name]) == 0
+    capsys.readouterr()
+    assert cli.main(["compare", "slow", "fast", "--html", "both.html"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("fast ends lower than slow")
+    assert "SGD(lr=0.01)" in shown and "not audited yet" in shown
+    assert "fast ends lower than slow" in (tmp_path / "both.html").read_text()
+    assert "at least two runs, got 1" in _error(capsys, "compare", "slow")
