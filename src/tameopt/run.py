@@ -339,8 +339,37 @@ class Run:
             raise RunFormatError(f"{self.path / _VECTORS / file} is missing or damaged: {error}") from error
 
     def vectors(self, steps: Sequence[int] | np.ndarray, name: str = "theta") -> torch.Tensor:
-        """(m, d) a saved vector at several steps."""
-        return torch.stack([self.vector(int(step), name) for step in steps])
+        """(m, d) a saved vector at several steps; each file is opened once.
+
+        Raises KeyError and RunFormatError as `vector` does.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        wanted = [int(step) for step in steps]
+        known = {
+            step: (file, row)
+            for step, file, row in self._query(
+                "SELECT step, file, row FROM vectors WHERE name = ? AND step BETWEEN ? AND ?",
+                (name, min(wanted, default=0), max(wanted, default=0)),
+            )
+        }
+        missing = [step for step in wanted if step not in known]
+        if missing:
+            raise KeyError(f"{name!r} was not saved at step {missing[0]} of {self.path}; see vector_steps({name!r}).")
+        places: dict[str, list[int]] = {}
+        for place, step in enumerate(wanted):
+            places.setdefault(known[step][0], []).append(place)
+        found: dict[int, torch.Tensor] = {}
+        for file, its_places in places.items():
+            try:
+                with safe_open(self.path / _VECTORS / file, framework="pt") as tensors:
+                    whole = tensors.get_slice(name)
+                    for place in its_places:
+                        row = known[wanted[place]][1]
+                        found[place] = tensors.get_tensor(name) if row is None else whole[row]
+            except (SafetensorError, OSError) as error:
+                raise RunFormatError(f"{self.path / _VECTORS / file} is missing or damaged: {error}") from error
+        return torch.stack([found[place] for place in range(len(wanted))])
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Events by time: {"step", "kind", "data", "time"}."""
