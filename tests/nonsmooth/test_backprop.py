@@ -67,9 +67,12 @@ def test_lemma_is_true_at_a_point_where_every_kink_is_active():
 def test_without_biases_the_difference_of_relus_is_never_proved(function):
     """relu(x) - relu(-x) = x: its only Clarke subgradient is 1, backprop says 0, 2 or 1."""
     result = check_backprop(lambda x: (function(x) - function(-x)).sum(), torch.zeros(1))
-    if float(result.gradient) != 1.0:
-        assert result.verdict is not Verdict.PROVED
-        assert result.verdict is not Verdict.MEASURED
+    if float(result.gradient) == 1.0:
+        assert result.verdict is Verdict.MEASURED
+        assert result.how == "membership"
+    else:
+        assert result.verdict is Verdict.REFUTED
+        assert result.distance == pytest.approx(1.0)
 
 
 def test_a_bias_read_twice_is_refused():
@@ -209,7 +212,13 @@ def test_a_branch_on_values_is_unknown():
 def test_margins_prove_a_point_without_biases_and_refuse_the_kink():
     F = lambda x: torch.relu(x).sum() - torch.relu(-x).sum()  # noqa: E731
     assert check_backprop(F, torch.tensor([0.5, -2.0])).how == "margins"
-    assert check_backprop(F, torch.tensor([0.5, 0.0])).verdict is Verdict.UNKNOWN
+    assert check_backprop(F, torch.tensor([0.5, 0.0])).verdict is Verdict.REFUTED
+
+
+def test_thin_cells_leave_it_open_rather_than_refuted():
+    """abs(y) - abs(y - x^2) at 0: an inner bound can confirm membership but never refute it."""
+    result = check_backprop(lambda x: 2 * torch.relu(x[1]) - (x[1] - x[0] ** 2).abs(), torch.zeros(2))
+    assert result.verdict is not Verdict.REFUTED
 
 
 def test_margins_refuse_what_rounding_could_move():

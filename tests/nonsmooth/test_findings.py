@@ -62,11 +62,22 @@ def test_smooth_problems_say_so():
         assert found["point.backprop_clarke"].verdict is Verdict.PROVED
 
 
-def test_a_maximum_of_minus_abs_is_open_not_critical():
+def test_a_maximum_of_minus_abs_is_clarke_critical():
     problem = tame.Problem.from_function(lambda x: -x.abs().sum(), torch.zeros(2, dtype=torch.float64))
     found = _findings(problem)
     assert found["point.kinks"].value == 2
-    assert found["point.backprop_clarke"].verdict is not Verdict.MEASURED
+    assert found["point.backprop_clarke"].verdict is Verdict.MEASURED
+    assert found["point.clarke_critical"].value == 0
+
+
+def test_backprop_outside_the_clarke_set_is_refuted():
+    problem = tame.Problem.from_function(
+        lambda x: (torch.relu(x) - torch.relu(-x)).sum(), torch.zeros(2, dtype=torch.float64)
+    )
+    found = _findings(problem)
+    assert found["point.backprop_clarke"].verdict is Verdict.REFUTED
+    assert found["point.backprop_clarke"].evidence.witness["distance"] == pytest.approx(2**0.5)
+    assert found["point.clarke_critical"].value == pytest.approx(2**0.5)
 
 
 def _recorded(tmp_path, problem, thetas):

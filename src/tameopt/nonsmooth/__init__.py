@@ -10,6 +10,8 @@ from tameopt.nonsmooth.chain_rule import ChainRule, chain_rule
 from tameopt.nonsmooth.goldstein import Goldstein, goldstein
 from tameopt.nonsmooth.kinks import Census, census
 from tameopt.nonsmooth.min_norm import MinNorm, min_norm
+from tameopt.nonsmooth.safe_gradient import SafeGradient, safe_gradient
+from tameopt.nonsmooth.subdifferential import Subdifferential, all_subdifferentials, subdifferential
 
 __all__ = [
     "Backprop",
@@ -17,9 +19,14 @@ __all__ = [
     "ChainRule",
     "Goldstein",
     "MinNorm",
+    "SafeGradient",
+    "Subdifferential",
+    "all_subdifferentials",
     "census",
     "chain_rule",
     "check_backprop",
     "goldstein",
     "min_norm",
+    "safe_gradient",
+    "subdifferential",
 ]

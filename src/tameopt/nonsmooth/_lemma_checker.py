@@ -41,7 +41,8 @@ SMOOTH = frozenset(
         "smooth_l1_loss.default", "huber_loss.default", "native_batch_norm.default",
         "_native_batch_norm_legit.default", "_native_batch_norm_legit_no_training.default",
         "native_layer_norm.default", "native_group_norm.default", "avg_pool2d.default", "avg_pool1d.default",
-        "_adaptive_avg_pool2d.default", "upsample_nearest2d.vec", "square.default", "embedding.default",
+        "_adaptive_avg_pool2d.default", "upsample_nearest2d.vec", "zeros_like.default", "ones_like.default",
+        "square.default", "embedding.default",
         "index.Tensor", "index_select.default", "_scaled_dot_product_flash_attention_for_cpu.default",
     )
 )  # fmt: skip

@@ -22,6 +22,8 @@ from tameopt.nonsmooth.operators import KINKS
 from tameopt.problem import Problem
 
 _LARGEST_CERTIFICATE = 4_000_000  # numbers held by a margin certificate: our choice, about 30 MB before packing
+_LARGEST_EXACT = 2_000  # kink inputs and parameters up to which the exact set is computed: our choice, seconds
+_MOST_ACTIVE = 24  # active kinks up to which it is: our choice
 _PROOFS = {
     "smooth": "no nonsmooth operator reads theta",
     "lemma": "every kink has a trainable bias of its own",
@@ -34,8 +36,10 @@ class Backprop:
     """Whether backprop's output at theta is a Clarke subgradient of F.
 
     verdict: PROVED (with the certificate and how: "smooth", "lemma" or "margins"), MEASURED (no kink active in
-        the floating-point forward pass, nothing proved), REFUTED (with `distance`), UNKNOWN (with the reason).
-    gradient: (d,) what backprop returns. distance: from it to the Clarke subdifferential, where that is known.
+        the floating-point forward pass, or "membership" in the exact set up to rounding), REFUTED (with
+        `distance`, by "membership"), UNKNOWN (with the reason).
+    gradient: (d,) what backprop returns. distance: from it to the Clarke subdifferential, where that is known;
+    clarke: the `Subdifferential` then.
     """
 
     verdict: Verdict
@@ -45,6 +49,7 @@ class Backprop:
     census: Census | None = None
     certificate: Certificate | None = None
     distance: float | None = None
+    clarke: Any = None
 
     def __repr__(self) -> str:
         return f"Backprop({self.verdict}, {self.how or 'undecided'}: {self.reason})"
@@ -251,4 +256,37 @@ def check_backprop(
     if found.active == 0 and not found.unread:
         reason = f"no kink is active in the floating-point forward pass; no proof, because {margin_reason}"
         return Backprop(Verdict.MEASURED, "", reason, gradient, found)
-    return Backprop(Verdict.UNKNOWN, "", f"{found.active:,} kinks are active and {lemma_reason}", gradient, found)
+    return _by_membership(problem, theta, gradient, found, graphs, lemma_reason)
+
+
+def _by_membership(
+    problem: Problem,
+    theta: torch.Tensor,
+    gradient: torch.Tensor,
+    found: Census,
+    graphs: Mapping[Any, Graph],
+    lemma_reason: str,
+) -> Backprop:
+    """With active kinks and no lemma: compare backprop's output with the exact Clarke set, where it is in reach."""
+    from tameopt.nonsmooth.fan import TooManyKinks
+    from tameopt.nonsmooth.germ import GermError
+    from tameopt.nonsmooth.subdifferential import clarke_of_local, local_form_of_problem
+
+    open_reason = f"{found.active:,} kinks are active and {lemma_reason}"
+    numbers = found.entries + theta.numel()
+    if numbers > _LARGEST_EXACT or found.active > _MOST_ACTIVE:
+        return Backprop(Verdict.UNKNOWN, "", open_reason, gradient, found)
+    try:
+        clarke = clarke_of_local(local_form_of_problem(problem, theta, graphs))
+    except (GermError, TooManyKinks) as error:
+        return Backprop(Verdict.UNKNOWN, "", f"{open_reason}; {error}", gradient, found)
+    distance = clarke.distance(gradient)
+    # backprop's own rounding, and that of transcendental functions in the exact calculus
+    tolerance = 1e4 * float(torch.finfo(problem.dtype).eps) * max(1.0, float(gradient.norm()))
+    if distance <= tolerance:
+        reason = f"it is in the Clarke subdifferential of {clarke.kinks} active kinks, within {tolerance:.0e}"
+        return Backprop(Verdict.MEASURED, "membership", reason, gradient, found, distance=distance, clarke=clarke)
+    if clarke.status != "exact":
+        return Backprop(Verdict.UNKNOWN, "", f"{open_reason}; {clarke.reason}", gradient, found)
+    reason = f"it is {distance:.3g} away from the Clarke subdifferential of {clarke.kinks} active kinks"
+    return Backprop(Verdict.REFUTED, "membership", reason, gradient, found, distance=distance, clarke=clarke)

@@ -96,6 +96,17 @@ def _backprop_finding(found: Census, backprop: Backprop) -> Finding:
             scope=Scope.POINT if backprop.how == "margins" else Scope.GLOBAL,
             source=_BIAS_LEMMA if backprop.how == "lemma" else "",
         )
+    if backprop.how == "membership" and backprop.distance is not None and backprop.verdict is Verdict.MEASURED:
+        return measured(
+            claim,
+            f"Backprop's output is a Clarke subgradient here: {backprop.reason}.",
+            backprop.distance,
+            method="distance to the exact Clarke subdifferential, in rationals",
+            error_kind="rounding",
+            unit="distance to the Clarke subdifferential",
+            sample_size=found.entries,
+            scope=Scope.POINT,
+        )
     if backprop.verdict is Verdict.MEASURED:
         return measured(
             claim,
@@ -136,6 +147,19 @@ def _clarke_finding(found: Census, backprop: Backprop) -> Finding:
             method="norm of the full-batch gradient" + ("" if exact else "; no kink active in the forward pass"),
             error_kind="rounding",
             unit="norm of the gradient",
+            scope=Scope.POINT,
+        )
+    if backprop.clarke is not None and not backprop.clarke.empty:
+        solution, exact = backprop.clarke.min_norm(), backprop.clarke.status == "exact"
+        return measured(
+            claim,
+            f"{backprop.clarke.kinks} kinks are active; 0 is {'' if exact else 'at most '}{solution.distance:.2e} from "
+            "the Clarke subdifferential.",
+            solution.distance,
+            method="exact cells of the active kinks, least-norm point of their hull",
+            error_kind="rounding" if exact else "upper bound",
+            interval=(solution.lower_bound if exact else 0.0, solution.distance),
+            unit="norm of a subgradient",
             scope=Scope.POINT,
         )
     if backprop.verdict is Verdict.PROVED:

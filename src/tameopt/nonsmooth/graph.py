@@ -56,7 +56,8 @@ def _leaves(tree: Any) -> list[Any]:
     return tree_flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Ref))[0]
 
 
-def _mapped(tree: Any, known: Mapping[str, Any]) -> Any:
+def mapped(tree: Any, known: Mapping[str, Any]) -> Any:
+    """An argument tree with the results that it refers to."""
     return tree_map(
         lambda leaf: known[leaf.name] if isinstance(leaf, Ref) else leaf,
         tree,
@@ -88,9 +89,11 @@ class Graph:
         parameters: Mapping[str, torch.Tensor],
         batch: Batch,
         visit: Callable[[Step, tuple[Any, ...], dict[str, Any], Any], None] | None = None,
+        replace: Callable[[Step, tuple[Any, ...], dict[str, Any]], Any] | None = None,
     ) -> torch.Tensor:
         """The loss of the batch, differentiable; `visit` sees each theta-dependent operator with its values.
 
+        replace: may compute a theta-dependent operator in its own way; NotImplemented leaves it as it is.
         Cost: one forward pass.
         """
         inputs = tree_flatten(batch)[0]
@@ -105,9 +108,10 @@ class Graph:
                 known[step.name] = self.constants[step.name]
             else:
                 assert step.function is not None
-                args = _mapped(step.args, known)
-                kwargs = _mapped(dict(step.kwargs), known)
-                known[step.name] = step.function(*args, **kwargs)
+                args = mapped(step.args, known)
+                kwargs = mapped(dict(step.kwargs), known)
+                own = replace(step, args, kwargs) if replace is not None and step.depends else NotImplemented
+                known[step.name] = step.function(*args, **kwargs) if own is NotImplemented else own
                 if visit is not None and step.depends:
                     visit(step, args, kwargs, known[step.name])
             for name in last_use.get(number, ()):

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten
 
+from tameopt.nonsmooth._lemma_checker import MOVES
 from tameopt.nonsmooth.graph import Graph, Step, trace
 from tameopt.nonsmooth.operators import KINKS
 from tameopt.problem import Problem
 
+_MAXIMA = ("aten.max_pool2d_with_indices.default", "aten.max.dim", "aten.amax.default", "aten.max.default")
 _DECADES = tuple(-16.0 + 0.5 * bin for bin in range(37))  # half decades from 1e-16 to 1e2
 
 
@@ -88,6 +90,25 @@ def form_of(batch: Any) -> tuple[Any, ...]:
     )
 
 
+def behind_relu(graph: Graph, step: Step) -> bool:
+    """Whether the first input of a step is the result of a relu, up to moving entries about."""
+    at = graph.step(step.args[0].name)
+    while at.op in MOVES:
+        at = graph.step(at.args[0].name)
+    return at.op == "aten.relu.default"
+
+
+def without_dead(graph: Graph, step: Step, gaps: torch.Tensor, result: Any) -> torch.Tensor:
+    """The distances to ties, where a maximum 0 of relu outputs is no tie.
+
+    Each of the entries is constant 0 near theta, or sits on the kink of its relu, which is counted there.
+    """
+    values = result[0] if isinstance(result, tuple) else result
+    if step.op not in _MAXIMA or values.shape != gaps.shape or not behind_relu(graph, step):
+        return gaps
+    return torch.where((gaps == 0) & (values == 0), torch.inf, gaps)
+
+
 def graphs_of(problem: Problem, theta: torch.Tensor) -> dict[tuple[Any, ...], Graph]:
     """The traces of a problem, one for each form of batch.
 
@@ -117,6 +138,7 @@ def census(
     graphs = graphs_of(problem, at) if graphs is None else graphs
     parameters = problem.unflatten(at)
     sites: dict[str, Site] = {}
+    current = next(iter(graphs.values()))
     unread: set[str] = set()
 
     def visit(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
@@ -124,7 +146,7 @@ def census(
         if kink is None:
             return
         try:
-            gaps = kink.gaps(*args, **kwargs)
+            gaps = without_dead(current, step, kink.gaps(*args, **kwargs), result)
         except (ValueError, TypeError, RuntimeError):
             unread.add(step.op)
             return
@@ -135,7 +157,8 @@ def census(
 
     with torch.no_grad():
         for batch in problem.batches if not problem.is_function else [()]:
-            graphs[form_of(batch)].run(parameters, batch, visit)
+            current = graphs[form_of(batch)]
+            current.run(parameters, batch, visit)
     return Census(tuple(sites.values()), tuple(graphs.values()), tuple(sorted(unread)))
 
 
