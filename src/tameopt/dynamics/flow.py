@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.func import grad, vmap
 
+from tameopt.batches import Batch, size_of
 from tameopt.dynamics.batched_rk import Field, Method, solve
 from tameopt.problem import Problem
 
@@ -90,37 +92,73 @@ def gradient_flow(
 
 
 def descent_field(F: Problem | Function, dim: int) -> Field:
-    """(m, d) -> (m, d): -grad F of each row in float64, by vmap where the operators allow it, else row by row."""
+    """(m, d) -> (m, d): -grad F of each row in float64, by vmap where the operators allow it, else row by row.
+
+    A problem's data go through batch by batch, so that memory holds one batch for the rows evaluated together.
+    """
     if isinstance(F, Problem):
         problem = F.to(torch.float64)
         if problem.dim != dim:
             raise ValueError(f"x0 must have d = {problem.dim} columns, the problem's, got {dim}.")
+        return _field(problem.gradient, _problem_gradients(problem))
+    function = F
 
-        def one(theta: torch.Tensor) -> torch.Tensor:
-            return problem.gradient(theta)
+    def one(theta: torch.Tensor) -> torch.Tensor:
+        leaf = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            value = function(leaf)
+            (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True, materialize_grads=True)
+        return gradient
 
-        batched = vmap(grad(problem))
-    else:
-        function = F
+    return _field(one, vmap(grad(function)))
 
-        def one(theta: torch.Tensor) -> torch.Tensor:
-            leaf = theta.detach().requires_grad_()
-            with torch.enable_grad():
-                value = function(leaf)
-                (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True, materialize_grads=True)
-            return gradient
 
-        batched = vmap(grad(function))
-    loop = False
+def _problem_gradients(problem: Problem) -> Field:
+    scale = 1.0 if problem.is_function or problem.reduction == "sum" else 1.0 / problem.n
+
+    def batch_sum(theta: torch.Tensor, batch: Batch) -> torch.Tensor:
+        output = problem.batch_output(problem.unflatten(theta), batch)
+        if problem.is_function or problem.reduction == "sum":
+            return output
+        return output.sum() if problem.reduction == "none" else output.reshape(()) * size_of(batch)
+
+    def gradients(rows: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(rows)
+        for batch in problem.batches:
+            total += vmap(lambda theta, batch=batch: grad(batch_sum)(theta, batch))(rows)
+        return total * scale
+
+    return gradients
+
+
+def _field(one: Field, many: Field) -> Field:
+    """-gradient of each row: by `many` or by `one` row after row, whichever was faster at the first call.
+
+    Rows together save the overhead of small problems; where a row fills the processor they only crowd its cache.
+    """
+    together: bool | None = None
+
+    def apart(rows: torch.Tensor) -> torch.Tensor:
+        return torch.stack([one(row) for row in rows])
 
     def field(rows: torch.Tensor) -> torch.Tensor:
-        nonlocal loop
-        if rows.shape[0] > 1 and not loop:
-            try:
-                return -batched(rows)
-            except (RuntimeError, NotImplementedError):
-                # data-dependent control flow, or an operator without a batching rule
-                loop = True
-        return -torch.stack([one(row) for row in rows])
+        nonlocal together
+        if rows.shape[0] > 1 and together is None:
+            together = _is_faster(many, one, rows)
+        return -(many(rows) if rows.shape[0] > 1 and together else apart(rows))
 
     return field
+
+
+def _is_faster(many: Field, one: Field, rows: torch.Tensor) -> bool:
+    """Whether `many` works on the rows and takes less time than `one` for each."""
+    try:
+        many(rows[:2])  # the first call pays for compilation
+    except (RuntimeError, NotImplementedError):
+        return False  # data-dependent control flow, or an operator without a batching rule
+    times = []
+    for call in (lambda: many(rows), lambda: one(rows[0])):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return times[0] <= times[1] * rows.shape[0]

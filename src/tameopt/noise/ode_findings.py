@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
-import numpy as np
 import torch
 
 from tameopt.analysis import Answer, Context
 from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
+from tameopt.noise.ode_method import PseudoTrajectory, measure_windows
 from tameopt.noise.pseudo_trajectory import FlowDistance, flow_distance, leading_plane
 from tameopt.noise.windows import Window, read_window, spans
 from tameopt.picture import Picture, Series
+from tameopt.run import Run
 
 _CLAIM = "ode.pseudo_trajectory"
-_STEPS = 100  # our choice: steps of the window that the audit looks at
+_STEPS = 40  # our choice: steps of each window that the audit looks at
+_LEAST_STEPS = 8
 _SOURCE = "Benaim 1996; the lecture's fifth chapter"
 
 
@@ -24,44 +27,63 @@ def skip(context: Context) -> str:
 
 
 def estimate(context: Context) -> Cost:
-    """Flows of two accuracies over one window, some 10 to 200 gradients each."""
-    return Cost(gradients=200.0)
+    """Per window: flows at two accuracies, descent with the same steps, and the noise of each recorded step."""
+    run = context.run
+    count = len(spans(run)) if run is not None else 0
+    return Cost(gradients=min(3, count) * (2.0 * _STEPS + 60.0) + (60.0 if count else 0.0))
 
 
 def pseudo_trajectory(context: Context) -> Answer:
-    """D_T on the last recorded window of consecutive iterates."""
+    """D_T on windows at the start, the middle and the end of the run, with controls."""
     begun = time.perf_counter()
     run, problem = context.run, context.problem
     assert run is not None
     found = spans(run)
     if not found:
         return _unknown("No consecutive iterates were recorded.", "a window of consecutive iterates")
-    first, last = found[-1]
-    window = read_window(run, first, min(last, first + _STEPS))
-    if window is None:
-        return _unknown("The step sizes of the window were not recorded.", "the step sizes alpha_k of the window")
-    if not bool(torch.isfinite(window.thetas).all()) or not (window.alphas > 0).all():
+    affordable = _affordable(context)
+    steps = int(min(_STEPS, affordable // 5))
+    if steps < _LEAST_STEPS:
         return _unknown(
-            f"The iterates from step {first:,} are not finite or do not move.",
-            "a window of finite iterates with steps > 0",
+            "A gradient of F costs too much to follow the flow within this audit's time.",
+            f"time for about {5 * _LEAST_STEPS} gradients of F",
+            "tame.noise.pseudo_trajectory(problem, run)",
         )
+    ends = found if affordable >= 3 * 5 * steps else found[-1:]
+    chosen = sorted({ends[0], ends[len(ends) // 2], ends[-1]})
+    candidates = [_last_steps(run, first, last, steps) for first, last in chosen]
+    windows = [window for window in candidates if window is not None]
+    if not windows:
+        return _unknown(
+            "The recorded windows are not finite, do not move, or lack their step sizes.",
+            "a window of finite iterates with their step sizes > 0",
+        )
+    length = max(float(window.times[-1]) for window in windows)
+    measured_windows = measure_windows(problem, run, windows, length, max_evaluations=10 * steps)
     try:
-        distance = flow_distance(problem, window, max_evaluations=_affordable(context))
+        distance = flow_distance(problem, windows[-1], max_evaluations=10 * steps)
     except ValueError as error:
         return _unknown(f"The flow could not be solved: {error}", "a flow that can be solved over the window")
-    window = window.up_to(distance.steps.size - 1)
-    cost = Cost(gradients=float(distance.evaluations), seconds=time.perf_counter() - begun)
-    finding = _judge(distance)
-    facts = {
-        "first_step": int(distance.steps[0]), "last_step": int(distance.steps[-1]), "T": distance.T,
-        "D_T": distance.D, "relative": distance.relative, "reference_error": distance.reference_error,
-        "flow_moved": distance.moved, "gradients": distance.evaluations,
-    }  # fmt: skip
-    return Answer((finding,), (_plane(window, distance), _distances(distance)), {"ode": facts}, cost)
+    cost = Cost(
+        gradients=float(distance.evaluations + measured_windows.evaluations), seconds=time.perf_counter() - begun
+    )
+    shown = windows[-1].up_to(distance.steps.size - 1)
+    pictures = (_plane(shown, distance), _distances(distance))
+    return Answer((_judge(measured_windows, windows),), pictures, {"ode": measured_windows.to_json()}, cost)
 
 
-def _unknown(text: str, missing: str) -> Answer:
-    remedy = "tame.audit(problem) records windows of consecutive iterates and their step sizes"
+def _last_steps(run: Run, first: int, last: int, steps: int) -> Window | None:
+    window = read_window(run, max(first, last - steps), last)
+    if window is None or window.alphas.size < 2 or not bool(torch.isfinite(window.thetas).all()):
+        return None
+    return window if (window.alphas > 0).all() else None
+
+
+def _unknown(
+    text: str,
+    missing: str,
+    remedy: str = "tame.audit(problem) records windows of consecutive iterates and their step sizes",
+) -> Answer:
     return Answer((unknown(_CLAIM, text, missing=missing, remedy=remedy),))
 
 
@@ -73,49 +95,47 @@ def _affordable(context: Context) -> int:
     begun = time.perf_counter()
     problem.gradient(theta)
     seconds = max(time.perf_counter() - begun, 1e-6)
-    # four flows at most: two accuracies, tightened once
-    return int(np.clip(min(3.0, 0.25 * context.deadline_seconds) / seconds / 4, 40, 20_000))
+    return int(min(3.0, 0.25 * context.deadline_seconds) / seconds)
 
 
-def _judge(distance: FlowDistance) -> Finding:
-    where = f"over steps {distance.steps[0]:,} to {distance.steps[-1]:,} (T = {distance.T:.3g})"
-    if not distance.trusted:
+def _judge(found: PseudoTrajectory, windows: list[Window]) -> Finding:
+    last = windows[-1]
+    D, error, free, level = (
+        float(column[-1]) for column in (found.D, found.errors, found.noise_free, found.noise_level)
+    )
+    T = float(last.times[-1])
+    where = f"over steps {last.steps[0]:,} to {last.steps[-1]:,} (time T = {T:.3g})"
+    if not found.trusted[-1]:
         return unknown(
             _CLAIM,
-            f"Inconclusive {where}: the flow is known to {distance.reference_error:.2g} only, the process is "
-            f"{distance.D:.2g} away from it.",
+            f"Inconclusive {where}: the flow is known to {error:.2g} only, the run is {D:.2g} away from it.",
             missing="a reference flow ten times more accurate than the distance",
-            remedy="tame.noise.flow_distance(problem, window, tolerance=1e-8)",
+            remedy="tame.noise.pseudo_trajectory(problem, run, tolerance=1e-8)",
             method="two accuracies of the gradient flow in float64",
         )
-    text = (
-        f"D_T = {distance.D:.3g} {where}, while the flow moved {distance.moved:.3g}: "
-        f"{100 * distance.relative:.3g}% of the way."
-    )
-    method = "largest distance at the nodes to the gradient flow from the window's first iterate, float64"
-    if distance.relative > 1.0:
+    explained = f"step size and noise account for {free + level:.3g}"
+    text = f"The run is at most D_T = {D:.3g} from the flow {where}, where the flow moved {found.moved[-1]:.3g}"
+    evidence: dict[str, Any] = {
+        "method": "largest distance at the nodes to the float64 flow from the window's first iterate; controls: "
+        "descent with the same steps, a walk of uncorrelated noise of the run's strength",
+        "interval": (max(0.0, D - error), D + error),
+        "scope": Scope.PATH,
+        "unit": "norm of theta",
+        "sample_size": int(last.steps.size),
+        "source": _SOURCE,
+    }
+    if found.explained[-1] > 3.0:
         return refuted(
             _CLAIM,
-            f"{text} Over this window the noise moved the run further from the flow than the flow moved.",
-            {
-                "D_T": distance.D, "flow_moved": distance.moved, "T": distance.T,
-                "first_step": int(distance.steps[0]), "last_step": int(distance.steps[-1]),
-            },
-            method=method, scope=Scope.PATH, estimate=distance.D, source=_SOURCE,
-            interval=(distance.D - distance.reference_error, distance.D + distance.reference_error),
-        )  # fmt: skip
-    return measured(
-        _CLAIM,
-        text,
-        distance.D,
-        interval=(max(0.0, distance.D - distance.reference_error), distance.D + distance.reference_error),
-        method=method,
-        error_kind="two accuracies of the flow",
-        unit="norm of theta",
-        scope=Scope.PATH,
-        sample_size=int(distance.steps.size),
-        source=_SOURCE,
-    )
+            f"{text}; {explained}, so something else moves the run (momentum, clipping, a biased gradient).",
+            {"D_T": D, "noise_free": free, "noise_level": level, "T": T, "first_step": int(last.steps[0])},
+            estimate=D,
+            **evidence,
+        )
+    law = ""
+    if len(windows) > 1:
+        law = f" It was {found.D[0]:.3g} over as many steps from {found.steps[0]:,}."
+    return measured(_CLAIM, f"{text}; {explained}.{law}", D, error_kind="two accuracies of the flow", **evidence)
 
 
 def _plane(window: Window, distance: FlowDistance) -> Picture:

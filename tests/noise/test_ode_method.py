@@ -1,0 +1,140 @@
+"""D_T: the known constant of the Ornstein-Uhlenbeck limit, the law in alpha, controls, refusals, the process w."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tameopt.noise.interpolation import interpolate
+from tameopt.noise.ode_method import pseudo_trajectory
+from tameopt.noise.pseudo_trajectory import flow_distance
+from tameopt.noise.windows import Window
+from tameopt.optim.schedules import Constant, Power
+from tameopt.problem import Problem
+from tameopt.run import Run
+
+Train = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def least_squares() -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(60, 6, generator=generator, dtype=torch.float64)
+    targets = inputs @ torch.randn(6, 1, generator=generator, dtype=torch.float64)
+    targets = targets + 0.5 * torch.randn(60, 1, generator=generator, dtype=torch.float64)
+    model = torch.nn.Linear(6, 1).double()
+    return Problem(model, torch.nn.functional.mse_loss, (inputs, targets))
+
+
+WINDOWS = ((30, 90), (300, 420), (1700, 1999))
+
+
+def test_constant_of_the_ornstein_uhlenbeck_limit(tmp_path: Path) -> None:
+    """F = x^2/2, unit noise, alpha_k = (k+1)^-3/4 from k = 1,000, T = 1: E D_T / sqrt(alpha) = 0.960 +- 0.003.
+
+    The number is from 20,000 simulations of the recursion of w - S alone; as alpha -> 0 it tends to E sup |U| = 1.03
+    for the Ornstein-Uhlenbeck process. 120 windows have a standard error of 0.03.
+    """
+    problem = Problem.from_function(lambda x: x.square().sum() / 2, torch.zeros(1, dtype=torch.float64))
+    rng = np.random.default_rng(0)
+    alphas = (np.arange(1_000, 1_300) + 1.0) ** -0.75
+    length = int(np.searchsorted(np.cumsum(alphas), 1.0)) + 1
+    with Run.create(tmp_path / "many", {}) as run:
+        for replicate in range(120):
+            x, path = rng.normal() * 0.05, []
+            for alpha in alphas[: length + 1]:
+                path.append(x)
+                x -= alpha * (x + rng.normal())
+            first = replicate * 1_000
+            steps = range(first, first + length + 1)
+            run.save_block("theta", steps, torch.tensor(path)[:, None])
+            run.record_many(steps, {"lr": alphas[: length + 1]})
+        found = pseudo_trajectory(problem, run, T=float(alphas[:length].sum()) * (1 - 1e-12), windows=120)
+    assert found.D.size == 120 and found.trusted.all()
+    assert (found.D / np.sqrt(alphas[0])).mean() == pytest.approx(0.960, abs=3 * 0.03)
+    assert found.noise_free.max() < 1e-3  # O(alpha): the noise is all of D
+    # what a martingale of these increments makes: sqrt(sum alpha^2) = sqrt(alpha T) roughly
+    assert found.noise_level.mean() / np.sqrt(alphas[0]) == pytest.approx(0.94, abs=0.03)
+    assert found.explained.max() < 3.5 and found.conclusion == "stays near"
+
+
+def test_vanishing_steps_follow_with_the_square_root_law(
+    tmp_path: Path, train: Train, least_squares: Problem
+) -> None:
+    with train(tmp_path / "rm", least_squares, Power(0.5, 0.75, shift=5), 2000, 4, windows=WINDOWS) as run:
+        found = pseudo_trajectory(least_squares, run, windows=18)
+    assert found.conclusion == "follows"
+    p, error = found.slope
+    assert abs(p - 0.5) < max(0.25, 3 * error)
+    assert found.D[-1] < found.D[0]
+    assert found.to_json()["conclusion"] == "follows" and "D ~ alpha^" in repr(found)
+    assert (found.times[1:] > found.times[:-1]).all()
+
+
+def test_constant_steps_stay_near_and_momentum_departs(tmp_path: Path, train: Train, least_squares: Problem) -> None:
+    with train(tmp_path / "constant", least_squares, Constant(0.01), 2000, 4, windows=WINDOWS) as run:
+        assert pseudo_trajectory(least_squares, run, windows=9).conclusion == "stays near"
+    with train(tmp_path / "heavy", least_squares, Constant(0.01), 400, 30, momentum=0.9, windows=((30, 150),)) as run:
+        found = pseudo_trajectory(least_squares, run, windows=6)
+    assert found.conclusion == "departs", found.explained
+
+
+def test_full_batch_is_off_by_its_discretisation_alone(tmp_path: Path, train: Train, least_squares: Problem) -> None:
+    with train(tmp_path / "gd", least_squares, Constant(0.02), 100, None, windows=((0, 90),)) as run:
+        found = pseudo_trajectory(least_squares, run, T=0.5, windows=5, tolerance=1e-8)
+    np.testing.assert_allclose(found.D, found.noise_free, rtol=1e-6)
+    assert found.noise_level.max() < 1e-12
+    # Euler's error is of order alpha
+    with train(tmp_path / "finer", least_squares, Constant(0.005), 400, None, windows=((0, 360),)) as run:
+        finer = pseudo_trajectory(least_squares, run, T=0.5, windows=5, tolerance=1e-8)
+    assert found.D[0] / finer.D[0] == pytest.approx(4.0, rel=0.15)
+
+
+def test_refusals(tmp_path: Path, train: Train, least_squares: Problem) -> None:
+    with train(tmp_path / "none", least_squares, Constant(0.01), 40, 4) as run:
+        with pytest.raises(ValueError, match="has no window of at least 3 consecutive iterates: record theta"):
+            pseudo_trajectory(least_squares, run)
+        with pytest.raises(ValueError, match="has no consecutive iterates"):
+            interpolate(run)
+    with train(tmp_path / "short", least_squares, Constant(0.01), 40, 4, windows=((5, 30),)) as run:
+        with pytest.raises(ValueError, match=r"T must be > 0 and at most 0\.25, the longest recorded stretch"):
+            pseudo_trajectory(least_squares, run, T=1.0)
+        with pytest.raises(ValueError, match="windows must be at least 1, got 0"):
+            pseudo_trajectory(least_squares, run, windows=0)
+    with Run.create(tmp_path / "bare", {}) as run:
+        run.save_block("theta", range(9), torch.zeros(9, 7, dtype=torch.float64))
+        with pytest.raises(ValueError, match="the step sizes of steps 0 to 8 must be recorded"):
+            pseudo_trajectory(least_squares, run)
+    with Run.create(tmp_path / "blown", {"schedule": Constant(0.1).to_json()}) as run:
+        run.save_block("theta", range(9), torch.full((9, 7), torch.inf, dtype=torch.float64))
+        with pytest.raises(ValueError, match="must be finite: the run diverged there"):
+            pseudo_trajectory(least_squares, run)
+
+
+def test_flow_distance_refuses_short_and_stiff_windows() -> None:
+    problem = Problem.from_function(lambda x: 1e9 * x.square().sum() / 2, torch.ones(1, dtype=torch.float64))
+    short = Window(np.arange(2), torch.ones(2, 1), np.array([0.1]))
+    with pytest.raises(ValueError, match="a window must have at least 2 steps, got 1"):
+        flow_distance(problem, short)
+    stiff = Window(np.arange(4), torch.ones(4, 1), np.array([0.1, 0.1, 0.1]))
+    with pytest.raises(ValueError, match="could not be solved over one step with 200 gradients: it is stiff"):
+        flow_distance(problem, stiff, max_evaluations=200)
+
+
+def test_interpolated_process_is_affine_between_iterates(
+    tmp_path: Path, train: Train, least_squares: Problem
+) -> None:
+    with train(tmp_path / "w", least_squares, Power(0.1, 1), 40, 4, windows=((5, 20),)) as run:
+        w = interpolate(run)
+        tau = Power(0.1, 1).times(40)
+        np.testing.assert_allclose(w.intervals, [(tau[5], tau[20])], rtol=1e-12)
+        torch.testing.assert_close(w(float(tau[9])), run.vector(9), rtol=0, atol=1e-12)
+        # the interval between tau_9 and tau_10 is alpha_9 long
+        quarter = w(float(tau[9] + 0.25 * 0.01))
+        torch.testing.assert_close(quarter, torch.lerp(run.vector(9), run.vector(10), 0.25), rtol=0, atol=1e-9)
+        with pytest.raises(ValueError, match="t must be in a recorded stretch"):
+            w(0.0)
