@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from tameopt.kl.exponent import Exponent, bound, exponent
 from tameopt.kl.fit import Fit, fit
 from tameopt.kl.ntk import TangentKernel, ntk
 from tameopt.kl.trap import TrapCertificate, check, trap_certificate
 
-__all__ = ["Fit", "TangentKernel", "TrapCertificate", "check", "fit", "ntk", "trap_certificate"]
+__all__ = [
+    "Exponent",
+    "Fit",
+    "TangentKernel",
+    "TrapCertificate",
+    "bound",
+    "check",
+    "exponent",
+    "fit",
+    "ntk",
+    "trap_certificate",
+]

@@ -1,0 +1,168 @@
+"""Exact exponents: known answers, invariances, and what is refused."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tameopt.evidence import Verdict
+from tameopt.kl import bound, check_exponent, exponent
+from tameopt.kl.polynomial import Polynomial, add, multiply, polynomial
+
+pytest.importorskip("flint")
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "theta"),
+    [
+        ("x**2", None, "1/2"),
+        ("x**7 - 3*x**9", None, "6/7"),
+        ("(x - 1)**3*(x + 2)", ["1"], "2/3"),
+        ("(x - 1)**3*(x + 2)", [0], "0"),
+        ("x**4 + y**6", None, "5/6"),
+        ("x**2 - y**2", None, "1/2"),
+        ("(x/2 - y**2)**2", None, "1/2"),
+        ("x**2*y**3", None, "4/5"),
+        ("x**2*y*z**4", None, "6/7"),
+        ("(x**2 - y**3)**3", None, "8/9"),  # 1 - (1 - 2/3)/3
+        ("(x - y**2)**2 + x**4", None, "7/8"),  # z^2 + y^8 up to a change of variables
+        ("(x - y**2)**2 + y**8", None, "7/8"),
+        ("x**3 - 3*x*y**2", None, "2/3"),
+        ("(y - x**2)*(y - 2*x**2)", None, "3/4"),  # weighted homogeneous, isolated: 1 - 1/4
+        ("x**3 + y**5 + z**4", None, "4/5"),
+        ("(x**2 + y**2 - 1)**2", [1, 0], "1/2"),
+        ("(x**2 + y**2)**3", None, "5/6"),
+        ("(x + y)**4", None, "3/4"),
+        ("(x*y - 1)**2", [2, "1/2"], "1/2"),  # norm(UV - M)^2, rank one, matched
+        ("(x*y)**2", None, "3/4"),  # and rank defect
+        ("(x**2 - 2*y**2)**2 + y**7", None, "6/7"),  # needs sqrt 2, and then a root over Q(sqrt 2)
+        ("x**2 + y**2 + z**2 + x*y*z", None, "1/2"),
+    ],
+)
+def test_known_exponents(text, at, theta):
+    found = exponent(text, at)
+    assert found.theta == Fraction(theta)
+    assert found.lower == found.upper == found.theta
+    assert found.verdict in (Verdict.PROVED, Verdict.MEASURED)
+    assert found.witness
+
+
+def test_one_variable_is_proved_and_two_are_not_called_so():
+    assert exponent("x**5").verdict is Verdict.PROVED
+    assert exponent("(x - y**2)**2 + x**4").verdict is Verdict.MEASURED
+
+
+def substituted(f: Polynomial, a: int, b: int, c: int, d: int) -> Polynomial:
+    """f(a x + b y, c x + d y)."""
+    result: dict[tuple[int, ...], Fraction] = {}
+    for (i, j), coefficient in f.terms.items():
+        product = {(0, 0): coefficient}
+        for power, (p, q) in ((i, (a, b)), (j, (c, d))):
+            line = {e: Fraction(v) for e, v in (((1, 0), p), ((0, 1), q)) if v}
+            for _ in range(power):
+                product = multiply(product, line)
+        result = add(result, product)
+    return Polynomial(f.variables, result)
+
+
+INVARIANT = [
+    "(x - y**2)**2 + x**4",
+    "x**4 + x*y**5",
+    "(y**2 - x**3)**2 + x**5*y",
+    "x**2*y**3",
+    "(x**2 - 2*y**2)**2 + x**5",
+]
+
+
+@pytest.mark.parametrize("text", INVARIANT)
+@pytest.mark.parametrize("change", [(0, 1, 1, 0), (1, 1, 0, 1), (2, 1, 1, 1)])
+def test_linear_changes_of_variables_keep_the_exponent(text, change):
+    # the talweg curve is metric and changes altogether; the exponent must not
+    f = polynomial(text)
+    assert exponent(substituted(f, *change)).theta == exponent(f).theta
+
+
+@pytest.mark.parametrize("text", ["(x - y**2)**2 + x**4", "x**3 + y**4", "x*y"])
+def test_powers_follow_the_rule(text):
+    theta = exponent(text).theta
+    for power in (2, 3):
+        assert exponent(f"({text})**{power}").theta == 1 - (1 - theta) / power
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, 5), st.integers(0, 5)), st.integers(-3, 3).filter(bool), min_size=2, max_size=5
+    )
+)
+def test_random_exponents_lie_between_their_bounds(terms):
+    terms = {e: Fraction(c) for e, c in terms.items() if sum(e) > 0}
+    if not terms:
+        return
+    found = exponent(Polynomial(("x", "y"), terms))
+    multiplicity = min(sum(e) for e in terms)
+    degree = max(sum(e) for e in terms)
+    assert 1 - Fraction(1, multiplicity) <= found.lower <= found.upper
+    if degree > 1:
+        assert found.lower <= bound(degree, 2)
+
+
+def test_three_variables_without_a_rule_have_bounds_only():
+    found = exponent("x**2 + y**3*z + z**5 + x*y*z")
+    assert found.theta is None and found.verdict is Verdict.UNKNOWN
+    assert Fraction(1, 2) <= found.lower < found.upper == bound(5, 3)
+
+
+def test_bounds():
+    assert bound(2, 5) == 1 - Fraction(1, 2 * 3**4)
+    assert bound(1, 3) == 0
+    assert bound(3, 2, isolated=True) == Fraction(4, 5)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        bound(0, 2)
+
+
+def test_sympy_expressions_are_read():
+    sympy = pytest.importorskip("sympy")
+    x, y = sympy.symbols("x y")
+    assert exponent((x - y**2) ** 2 + x**4).theta == Fraction(7, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "message"),
+    [
+        ("3 + 1", None, "must have a variable"),
+        ("x - x + 2", None, "must not be constant"),
+        ("sin(x)", None, "only . - . / and powers"),
+        ("x**y", None, "only . - . / and powers"),
+        ("x**0.5", None, "powers must be integers"),
+        ("1/x", None, "only . - . / and powers"),
+        ("x +", None, "must be an expression"),
+        ("x + y", [0], "must have 2 coordinates"),
+        ("__import__('os')", None, "only . - . / and powers"),
+    ],
+)
+def test_what_is_no_polynomial_is_refused(text, at, message):
+    with pytest.raises(ValueError, match=message):
+        exponent(text, at)
+
+
+def test_other_objects_are_refused():
+    with pytest.raises(TypeError, match="a string or a sympy expression"):
+        exponent(3)
+
+
+def test_decimals_are_exact():
+    assert polynomial("0.1*x").terms == {(1,): Fraction(1, 10)}
+
+
+def test_the_checker_rejects_a_wrong_exponent():
+    assert check_exponent.check({"coefficients": {"3": "1"}, "theta": "2/3"}) is True
+    assert check_exponent.check({"coefficients": {"3": "1"}, "theta": "1/2"}) is False
+    assert check_exponent.check({"coefficients": {"2": "0", "3": "1"}, "theta": "1/2"}) is False
+    with pytest.raises(ValueError, match="must vanish at 0"):
+        check_exponent.check({"coefficients": {"0": "1"}, "theta": "1/2"})
+    with pytest.raises(ValueError, match="must hold coefficients"):
+        check_exponent.check({"theta": "1/2"})
