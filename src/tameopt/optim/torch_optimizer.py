@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 
-from tameopt.optim import checks, engines
+from tameopt.optim import engines
+from tameopt.optim.arguments import Closure, Extras, Parameters, checked_extras
+from tameopt.optim.checkpoint import check_state, restore_dtypes
 from tameopt.optim.explanation import Explanation, explain
 from tameopt.optim.layout import is_dense, match_strides
 from tameopt.optim.modifiers import Modifiers, modify
@@ -25,23 +27,6 @@ from tameopt.optim.plan import (
     summed_over_shards,
 )
 from tameopt.optim.rule import Rule, Scalar
-
-Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
-Closure = Callable[[], Any]
-
-
-class Extras(TypedDict, total=False):
-    """What tameopt's optimizers take beyond torch's arguments.
-
-    engine: "auto" (default), or one of `tameopt.optim.engines.NAMES`; clip_norm: gradients are scaled so that the
-    norm of all together is at most this, as `torch.nn.utils.clip_grad_norm_` does, but `.grad` is not written to;
-    clip_each: the same for each parameter's norm; clip_value: each element is moved into [-clip_value, clip_value].
-    """
-
-    engine: str
-    clip_norm: float
-    clip_each: float
-    clip_value: float
 
 
 @dataclass
@@ -319,15 +304,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         Unlike torch's, states keep the dtype they were saved in. Raises ValueError when the state belongs to another
         optimizer or another model, before anything is changed.
         """
-        _check_state(self, state_dict)
+        check_state(self.rule, self.param_groups, self._name_of, state_dict)
         super().load_state_dict(state_dict)
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
-        for number, parameter in zip(numbers, parameters, strict=True):
-            for name, value in state_dict["state"].get(number, {}).items():
-                kept = self.state[parameter].get(name)
-                if isinstance(value, torch.Tensor) and kept is not None and kept.dtype != value.dtype:
-                    self.state[parameter][name] = value.to(device=kept.device)
+        restore_dtypes(self.param_groups, self.state, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "extras": self.extras}
@@ -347,30 +326,6 @@ def _gradients_of(
         return here, present
     keep_rows = bucket.signature.sparse
     return [None if g is None else real_view(g if keep_rows else dense(g)) for g in here], present
-
-
-def _check_state(optimizer: RuleOptimizer, state_dict: dict[str, Any]) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
-    if len(parameters) != len(numbers):
-        return  # torch says it
-    rule = optimizer.rule
-    groups = [number for number, group in enumerate(optimizer.param_groups) for _ in group["params"]]
-    for index, (number, parameter) in enumerate(zip(numbers, parameters, strict=True)):
-        saved = state_dict["state"].get(number, {})
-        options = state_dict["param_groups"][groups[index]]
-        known = {spec.name for spec in rule.states({**optimizer.param_groups[groups[index]], **options})}
-        if saved and known and not known & set(saved):
-            raise ValueError(
-                f"the state of parameter {optimizer._name_of(index)} has {', '.join(saved)}, {rule.name} keeps "
-                f"{', '.join(sorted(known))}: it belongs to another optimizer."
-            )
-        for name in known & set(saved):
-            if saved[name] is not None and saved[name].shape != parameter.shape:
-                raise ValueError(
-                    f"state {name!r} of parameter {optimizer._name_of(index)} must have the parameter's shape "
-                    f"{tuple(parameter.shape)}, got {tuple(saved[name].shape)}: it belongs to another model."
-                )
 
 
 def _is_none(x: Any) -> bool:
@@ -412,24 +367,3 @@ def _still_holds(
     return all(
         all(map(operator.is_, [kept.get(name) for kept in keepers], owned)) for name, keepers, owned in layout.owned
     )
-
-
-def checked_extras(extras: Mapping[str, Any], allowed: tuple[str, ...] = ("auto", *engines.NAMES)) -> dict[str, Any]:
-    """tameopt's own arguments, checked.
-
-    Raises TypeError for an unknown one, ValueError for an engine that is not allowed.
-    """
-    unknown = set(extras) - set(Extras.__annotations__)
-    if unknown:
-        raise TypeError(
-            f"unknown argument {sorted(unknown)[0]!r}: beyond torch's arguments tameopt's optimizers take "
-            f"{', '.join(Extras.__annotations__)}."
-        )
-    engine = extras.get("engine", "auto")
-    if engine not in allowed:
-        raise ValueError(f"engine must be one of {', '.join(allowed)}, got {engine!r}: choose one of these.")
-    clips = {name: value for name, value in extras.items() if name.startswith("clip_")}
-    checks.above_zero(**clips)
-    if "clip_norm" in clips and "clip_each" in clips:
-        raise ValueError("only one of clip_norm and clip_each can be set, got both: drop one.")
-    return dict(extras)

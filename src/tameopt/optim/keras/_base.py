@@ -8,9 +8,10 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from tameopt.optim import checks
+from tameopt.optim.arguments import Closure, Parameters
 from tameopt.optim.modifiers import Modifiers
 from tameopt.optim.plan import real_view
-from tameopt.optim.torch_optimizer import Closure, Parameters, RuleOptimizer
+from tameopt.optim.torch_optimizer import RuleOptimizer
 
 LearningRate = float | Callable[[int], float]
 

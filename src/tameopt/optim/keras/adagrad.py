@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any, Unpack
 
 from tameopt.optim import checks
+from tameopt.optim.arguments import Parameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, sqrt
 from tameopt.optim.keras._base import Common, KerasOptimizer, LearningRate
 from tameopt.optim.rule import Numbers, Options, Rule, State
-from tameopt.optim.torch_optimizer import Parameters
 
 
 def states(options: Options) -> tuple[State, ...]:

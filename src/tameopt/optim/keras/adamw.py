@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from tameopt.optim.arguments import Parameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.keras._base import LearningRate, WithoutDecay
 from tameopt.optim.keras.adam import Adam
-from tameopt.optim.torch_optimizer import Parameters
 
 
 class AdamW(Adam):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
+from tameopt.optim.arguments import Extras, Parameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.rules.adam import Adam
-from tameopt.optim.torch_optimizer import Extras, Parameters
 
 
 class AdamW(Adam):

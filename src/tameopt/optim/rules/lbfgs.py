@@ -8,8 +8,8 @@ from typing import Any, Unpack
 import torch
 
 from tameopt.optim import checks
+from tameopt.optim.arguments import Extras, Parameters, checked_extras
 from tameopt.optim.catalogue_entry import Entry
-from tameopt.optim.torch_optimizer import Extras, Parameters, checked_extras
 from tameopt.optim.wolfe import strong_wolfe
 
 # y.s must exceed this for a pair to be kept (torch's constant): below, the pair has no reliable curvature

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any, Unpack
 
 from tameopt.optim import checks
+from tameopt.optim.arguments import Extras, Parameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, average, sqrt
 from tameopt.optim.rule import Numbers, Options, Rule, Scalar, State
-from tameopt.optim.torch_optimizer import Extras, Parameters, RuleOptimizer
+from tameopt.optim.torch_optimizer import RuleOptimizer
 
 _WARM_UP = 0.96  # Dozat's constant, fixed in torch and Keras alike
 

@@ -1,0 +1,48 @@
+"""What every optimizer of tameopt takes beyond torch's own arguments, and how it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypedDict
+
+import torch
+
+from tameopt.optim import checks, engines
+
+Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
+Closure = Callable[[], Any]
+
+
+class Extras(TypedDict, total=False):
+    """What tameopt's optimizers take beyond torch's arguments.
+
+    engine: "auto" (default), or one of `tameopt.optim.engines.NAMES`; clip_norm: gradients are scaled so that the
+    norm of all together is at most this, as `torch.nn.utils.clip_grad_norm_` does, but `.grad` is not written to;
+    clip_each: the same for each parameter's norm; clip_value: each element is moved into [-clip_value, clip_value].
+    """
+
+    engine: str
+    clip_norm: float
+    clip_each: float
+    clip_value: float
+
+
+def checked_extras(extras: Mapping[str, Any], allowed: tuple[str, ...] = ("auto", *engines.NAMES)) -> dict[str, Any]:
+    """tameopt's own arguments, checked.
+
+    Raises TypeError for an unknown one, ValueError for an engine that is not allowed.
+    """
+    unknown = set(extras) - set(Extras.__annotations__)
+    if unknown:
+        raise TypeError(
+            f"unknown argument {sorted(unknown)[0]!r}: beyond torch's arguments tameopt's optimizers take "
+            f"{', '.join(Extras.__annotations__)}."
+        )
+    engine = extras.get("engine", "auto")
+    if engine not in allowed:
+        raise ValueError(f"engine must be one of {', '.join(allowed)}, got {engine!r}: choose one of these.")
+    clips = {name: value for name, value in extras.items() if name.startswith("clip_")}
+    checks.above_zero(**clips)
+    if "clip_norm" in clips and "clip_each" in clips:
+        raise ValueError("only one of clip_norm and clip_each can be set, got both: drop one.")
+    return dict(extras)

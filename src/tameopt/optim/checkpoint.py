@@ -1,0 +1,53 @@
+"""State that comes from outside: is it this optimizer's, and in which dtype was it saved?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from tameopt.optim.rule import Rule
+
+
+def check_state(
+    rule: Rule, groups: list[dict[str, Any]], name_of: Callable[[int], str], state_dict: Mapping[str, Any]
+) -> None:
+    """Raise ValueError when a state_dict belongs to another optimizer or to parameters of other shapes.
+
+    groups: the optimizer's parameter groups; name_of: how to call a parameter, by position.
+    """
+    parameters = [p for group in groups for p in group["params"]]
+    numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+    if len(parameters) != len(numbers):
+        return  # torch says it
+    group_of = [number for number, group in enumerate(groups) for _ in group["params"]]
+    for index, (number, parameter) in enumerate(zip(numbers, parameters, strict=True)):
+        saved = state_dict["state"].get(number, {})
+        options = state_dict["param_groups"][group_of[index]]
+        known = {spec.name for spec in rule.states({**groups[group_of[index]], **options})}
+        if saved and known and not known & set(saved):
+            raise ValueError(
+                f"the state of parameter {name_of(index)} has {', '.join(saved)}, {rule.name} keeps "
+                f"{', '.join(sorted(known))}: it belongs to another optimizer."
+            )
+        for name in sorted(known & set(saved)):
+            if saved[name] is not None and saved[name].shape != parameter.shape:
+                raise ValueError(
+                    f"state {name!r} of parameter {name_of(index)} must have the parameter's shape "
+                    f"{tuple(parameter.shape)}, got {tuple(saved[name].shape)}: it belongs to another model."
+                )
+
+
+def restore_dtypes(
+    groups: list[dict[str, Any]], state: Mapping[torch.Tensor, dict[str, Any]], state_dict: Mapping[str, Any]
+) -> None:
+    """Put back the dtypes that torch's load_state_dict changes to the parameter's: a float32 state of a bfloat16
+    parameter, a float32 scalar of a float64 one."""
+    parameters = [p for group in groups for p in group["params"]]
+    numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        for name, value in state_dict["state"].get(number, {}).items():
+            kept = state[parameter].get(name)
+            if isinstance(value, torch.Tensor) and kept is not None and kept.dtype != value.dtype:
+                state[parameter][name] = value.to(device=kept.device)
