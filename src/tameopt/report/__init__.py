@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tameopt.report.machine import dumps
     from tameopt.report.markdown import to_markdown
     from tameopt.report.model import Level, level
+    from tameopt.report.numbers import pretty
     from tameopt.report.plots import draw
     from tameopt.report.svg import draw_svg
     from tameopt.report.terminal import render, show
@@ -20,6 +21,7 @@ _HOMES = {
     "draw_svg": "svg",
     "dumps": "machine",
     "level": "model",
+    "pretty": "numbers",
     "render": "terminal",
     "save_html": "html",
     "show": "terminal",
@@ -29,7 +31,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "Level", "draw", "draw_svg", "dumps", "level", "render", "save_html", "show", "to_html", "to_markdown",
+    "Level", "draw", "draw_svg", "dumps", "level", "pretty", "render", "save_html", "show", "to_html", "to_markdown",
     "to_notebook",
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tameopt.extras import require
 from tameopt.picture import Image, Picture, Series
 from tameopt.report._field import CATEGORIES
+from tameopt.report.text import symbols
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,14 +35,14 @@ def draw(picture: Picture, ax: Axes | None = None) -> Axes:
         axes.set_xscale("log")
     if picture.y_log:
         axes.set_yscale("log")
-    axes.set(title=picture.title, xlabel=picture.x_label, ylabel=picture.y_label)
+    axes.set(title=symbols(picture.title), xlabel=symbols(picture.x_label), ylabel=symbols(picture.y_label))
     if len([series for series in picture.series if series.label]) > 1:
         axes.legend()
     return axes
 
 
 def _curve(series: Series, colour: str, axes: Any) -> None:
-    label = series.label or None
+    label = symbols(series.label) or None
     match series.style:
         case "points":
             axes.plot(series.x, series.y, ".", color=colour, label=label)
@@ -69,7 +70,7 @@ def _field(image: Image, axes: Any) -> None:
         axes.pcolormesh(image.x, image.y, image.z, cmap=listed, vmin=-0.5, vmax=len(colours) - 0.5, shading="nearest")
     else:
         mesh = axes.pcolormesh(image.x, image.y, image.z, cmap="viridis", shading="nearest")
-        axes.figure.colorbar(mesh, ax=axes, label=image.label)
+        axes.figure.colorbar(mesh, ax=axes, label=symbols(image.label))
     levels = sorted(level for level in image.levels if math.isfinite(level))
     if levels:
         axes.contour(image.x, image.y, image.z, levels=levels, colors="white", linewidths=0.8)
