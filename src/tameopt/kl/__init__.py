@@ -5,11 +5,15 @@ from __future__ import annotations
 from tameopt.kl.exponent import Exponent, bound, exponent
 from tameopt.kl.fit import Fit, fit
 from tameopt.kl.ntk import TangentKernel, ntk
+from tameopt.kl.pl import PathPL, pl_constant
+from tameopt.kl.rates import Rate, rates
 from tameopt.kl.trap import TrapCertificate, check, trap_certificate
 
 __all__ = [
     "Exponent",
     "Fit",
+    "PathPL",
+    "Rate",
     "TangentKernel",
     "TrapCertificate",
     "bound",
@@ -17,5 +21,7 @@ __all__ = [
     "exponent",
     "fit",
     "ntk",
+    "pl_constant",
+    "rates",
     "trap_certificate",
 ]

@@ -17,7 +17,7 @@ from typing import Any
 
 from tameopt.evidence import Certificate, Verdict, combine
 from tameopt.extras import require
-from tameopt.kl.polynomial import Exponents, Polynomial, add, multiply, polynomial
+from tameopt.kl.polynomial import Polynomial, Terms, add, multiply, polynomial
 from tameopt.kl.puiseux import HalfBranch, UndecidedBranchError, half_branches, ratio_of
 
 
@@ -166,7 +166,7 @@ def _bivariate(f: Polynomial) -> Exponent:
     try:
         for factor, power in _factors(f.terms):
             if power >= 2 and any(half_branches(factor, ())):
-                name = Polynomial(f.variables, factor)
+                name = Polynomial(f.variables, _terms(factor))
                 candidates.append(
                     (1 - Fraction(1, power), f"critical branch {name} = 0, where f vanishes {power}-fold")
                 )
@@ -187,6 +187,10 @@ def _bivariate(f: Polynomial) -> Exponent:
 
 def _pairs(terms: Mapping[Any, Fraction]) -> dict[tuple[int, int], Fraction]:
     return {(e[0], e[1]): c for e, c in terms.items()}
+
+
+def _terms(pairs: Mapping[tuple[int, int], Fraction]) -> Terms:
+    return {(i, j): c for (i, j), c in pairs.items()}
 
 
 def _named(branch: HalfBranch, variables: Sequence[str]) -> str:
