@@ -15,8 +15,10 @@ def check_unbiased(data: Mapping[str, Any]) -> bool:
     """Whether the batch gradient's conditional mean is grad F, F = 1/n sum l_i.
 
     data: {"sampling": "full batch" | "independent draws", "n", "batch_size", "reduction": "mean", "strata": [
-    {"samples", "draws", "probability", "weight"}]}: in each stratum, of so many samples, `draws` independent draws a
-    step take each sample with `probability`, and its gradient enters the batch sum with `weight`.
+    {"samples", "draws", "probability", "weight"}]}: each sample of a stratum (there are "samples" of them) is taken
+    by each of "draws" independent draws a step with "probability", and its gradient enters the sum with "weight". A
+    draw chooses among the samples of its own stratum (their probabilities sum to 1), or all strata share the same
+    draws (all probabilities sum to 1).
     The mean is grad F exactly when draws * probability * weight = 1/n for every sample.
     """
     try:
@@ -35,9 +37,12 @@ def check_unbiased(data: Mapping[str, Any]) -> bool:
         return False
     if any(samples < 1 or draws < 1 or probability <= 0 for samples, draws, probability, _ in strata):
         return False
-    whole = sum(samples for samples, *_ in strata) == n and sum(draws for _, draws, *_ in strata) == batch_size
-    laws = all(samples * probability == 1 for samples, _, probability, _ in strata)
-    return whole and laws and all(draws * p * weight == Fraction(1, n) for _, draws, p, weight in strata)
+    own = all(samples * probability == 1 for samples, _, probability, _ in strata)
+    own = own and sum(draws for _, draws, *_ in strata) == batch_size
+    shared = sum(samples * probability for samples, _, probability, _ in strata) == 1
+    shared = shared and all(draws == batch_size for _, draws, *_ in strata)
+    whole = sum(samples for samples, *_ in strata) == n
+    return whole and (own or shared) and all(draws * p * weight == Fraction(1, n) for _, draws, p, weight in strata)
 
 
 _PLAIN = {"SGD", "GradientDescent"}

@@ -1,0 +1,73 @@
+"""How the noise grows: tr Sigma <= A + B norm(grad F)^2 + C (F - F*) over the iterates of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tameopt.extras import require
+
+
+@dataclass(frozen=True)
+class GrowthModel:
+    """A fitted growth model.
+
+    A, B, C: >= 0, least squares; intervals: 95% bootstrap intervals of the three. explained: share of the variance
+    of tr Sigma that it explains. factor: what multiplies the fit to bound every point that was fitted, so that
+    factor * (A + B norm(grad F)^2 + C (F - F*)) is a bound on those points (and only those).
+    """
+
+    A: float
+    B: float
+    C: float
+    intervals: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    explained: float
+    factor: float
+    sample_size: int
+
+    def __repr__(self) -> str:
+        parts = ", ".join(
+            f"{name} = {number:.3g} [{low:.3g}, {high:.3g}]"
+            for name, number, (low, high) in zip("ABC", (self.A, self.B, self.C), self.intervals, strict=True)
+        )
+        return f"GrowthModel({parts}; {self.explained:.0%} explained, {self.sample_size} points)"
+
+
+def growth_model(
+    traces: np.ndarray, gradient_squares: np.ndarray, gaps: np.ndarray, *, seed: int = 0, resamples: int = 400
+) -> GrowthModel:
+    """Fit tr Sigma = A + B norm(grad F)^2 + C (F - F*) with A, B, C >= 0.
+
+    traces, gradient_squares, gaps: (m,) at the iterates, m >= 6; gaps are F - F* >= 0 with F* a lower bound or the
+    least value seen (then C and A trade off). Points of one run are dependent, so the intervals are optimistic.
+
+    Raises ValueError for fewer points or negative numbers, MissingExtraError without scipy.
+    """
+    columns = [np.asarray(column, dtype=np.float64) for column in (traces, gradient_squares, gaps)]
+    m = columns[0].size
+    if m < 6 or any(column.shape != (m,) for column in columns):
+        raise ValueError(
+            f"at least 6 points are needed, all of one length, got {[column.size for column in columns]}."
+        )
+    if any((column < 0).any() or not np.isfinite(column).all() for column in columns):
+        raise ValueError("traces, squared gradients and gaps must be finite and >= 0.")
+    nnls = require("scipy.optimize", "the growth model").nnls
+    y = columns[0]
+    design = np.stack([np.ones(m), columns[1], columns[2]], axis=1)
+    scale = np.maximum(design.max(0), 1e-300)
+
+    def fit(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(nnls(design[rows] / scale, y[rows])[0]) / scale
+
+    best = fit(np.arange(m))
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([fit(rng.integers(0, m, m)) for _ in range(resamples)])
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    predicted = design @ best
+    spread = float(np.square(y - y.mean()).sum())
+    explained = 1.0 - float(np.square(y - predicted).sum()) / spread if spread > 0 else 1.0
+    factor = float((y / np.maximum(predicted, 1e-300)).max()) if y.max() > 0 else 1.0
+    intervals = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    A, B, C = (float(number) for number in best)
+    return GrowthModel(A, B, C, (intervals[0], intervals[1], intervals[2]), explained, factor, m)
