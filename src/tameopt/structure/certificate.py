@@ -72,7 +72,8 @@ class Structure:
         o-minimal; UNKNOWN otherwise, with `obstructions`. replayed: the checker accepted the other claims
         (smoothness, autodiff, bounds), which hold for a function that is not tame, too.
     branches: lines where Python decided on a tensor that depends on theta: the rest holds for that branch only.
-    kinks: the operations that are not smooth by themselves, or may leave their domain; operations: all that touch theta, in order.
+    kinks: the operations that are not smooth by themselves, or may leave their domain.
+    operations: all that touch theta, in order.
     wrt: what varies. seconds: what it took.
     """
 

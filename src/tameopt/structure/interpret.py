@@ -34,7 +34,7 @@ def interpret(program: Program, any_data: bool = False) -> Interpretation:
     for index in program.live():
         node = program.nodes[index]
         try:
-            outputs = evaluate(node, values, any_data)
+            outputs = evaluate(node, values, any_data, guards_of(program, node))
         except NoRuleError as error:
             return Interpretation(values, (Obstruction("no row", node.op, str(error), node.place),))
         for k, value in enumerate(outputs):
@@ -42,8 +42,30 @@ def interpret(program: Program, any_data: bool = False) -> Interpretation:
     return Interpretation(values, ())
 
 
-def evaluate(node: Node, values: dict[Ref, Value], any_data: bool) -> list[Value]:
-    """What is known about the outputs of a node.
+_OPPOSITE = {"gt": "le", "ge": "lt", "lt": "ge", "le": "gt"}
+
+
+def guards_of(program: Program, node: Node) -> tuple[tuple[str, str, float], ...]:
+    """For where(x > c, x, y): that its branch x is > c; (branch, comparison, bound) for each branch so guarded."""
+    condition = node.arguments.get("condition")
+    if node.op != "where" or not isinstance(condition, Ref):
+        return ()
+    source = program.nodes[condition.node]
+    bound = source.arguments.get("other")
+    if source.op not in _OPPOSITE or not isinstance(bound, (int, float)):
+        return ()
+    compared = source.arguments.get("self")
+    found = []
+    for branch, comparison in (("self", source.op), ("other", _OPPOSITE[source.op])):
+        if isinstance(compared, Ref) and node.arguments.get(branch) == compared:
+            found.append((branch, comparison, float(bound)))
+    return tuple(found)
+
+
+def evaluate(
+    node: Node, values: dict[Ref, Value], any_data: bool, guards: tuple[tuple[str, str, float], ...] = ()
+) -> list[Value]:
+    """What is known about the outputs of a node; guards: see `guards_of`.
 
     Raises NoRuleError when its operator has no row, or its row does not cover this call.
     """
@@ -51,7 +73,10 @@ def evaluate(node: Node, values: dict[Ref, Value], any_data: bool) -> list[Value
         return [parameter()]
     if node.op == "tame.opaque":
         raise NoRuleError(f"what {node.arguments['operator']} wrote here is not recorded")
-    call = Call(node.op, _valued(node, values, any_data), node.shapes, node.outputs, node.dtypes, node.types)
+    arguments = _valued(node, values, any_data)
+    if guards:
+        arguments["guards"] = guards
+    call = Call(node.op, arguments, node.shapes, node.outputs, node.dtypes, node.types)
     if node.op in ("tame.mix", "tame.average", "tame.outputs"):
         return [join(call.tensors)]
     if node.op == "tame.total":
@@ -66,6 +91,9 @@ def evaluate(node: Node, values: dict[Ref, Value], any_data: bool) -> list[Value
     outputs = row.rule(squared(node, call))
     if len(outputs) < len(node.outputs):
         outputs = outputs + [outputs[-1]] * (len(node.outputs) - len(outputs))
+    outputs = [
+        value if value.varies else constant(value.range, value.extended).but(total=value.total) for value in outputs
+    ]
     outputs = as_probed(row, squared(node, call), outputs)
     return [after_cut(node, call, value) for value in outputs]
 

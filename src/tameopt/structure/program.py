@@ -37,10 +37,11 @@ class Constant:
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the person's code: "file.py:12" (or "") and the module's path (or "")."""
+    """Where in the person's code: "file.py:12" (or ""), the module's path (or ""), the column from 1 (or 0)."""
 
     line: str = ""
     module: str = ""
+    column: int = 0
 
     def __str__(self) -> str:
         parts = [self.line] if self.line else []

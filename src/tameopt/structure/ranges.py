@@ -141,8 +141,8 @@ class Interval:
     def reciprocal(self) -> Interval:
         """1/x for x in the interval without 0."""
         if self.positive:
-            lo = 0.0 if self.hi == INF else down(1.0 / self.hi)
-            hi = INF if self.lo == 0 or 1.0 / self.lo == INF else up(1.0 / self.lo)
+            lo = 0.0 if self.hi == INF else down(1.0 / self.hi, 4)
+            hi = INF if self.lo == 0 or 1.0 / self.lo == INF else up(1.0 / self.lo, 4)
             return Interval(lo, hi, lo == 0.0)
         if self.negative:
             return -(-self).reciprocal()

@@ -8,11 +8,13 @@ in-place write the whole storage holds a mix of old and new.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -34,6 +36,14 @@ _SHAPE_ONLY = {
     "sym_storage_offset", "sym_is_contiguous",
 }  # fmt: skip
 _LEAVES_TORCH = {"_local_scalar_dense", "equal", "is_nonzero", "item"}
+
+
+@dataclass
+class Watch:
+    """What to keep of a run for the lint: argument values of the named operators, by node."""
+
+    operators: frozenset[str]
+    seen: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
 
 
 class _Storage:
@@ -65,11 +75,13 @@ def _plain(x: Any) -> Any:
 class Tracer(TorchDispatchMode):
     """Records the calls that touch theta. Use as a context; then `program(outputs)`.
 
-    modules: name by id of each module, for the paths.
+    modules: name by id of each module, for the paths. watch: called with the node's number, the operator and copies
+    of its tensor arguments by name, for the operators that it names.
     """
 
-    def __init__(self, modules: Mapping[int, str]) -> None:
+    def __init__(self, modules: Mapping[int, str], watch: Watch | None = None) -> None:
         super().__init__()
+        self._watch = watch
         self._modules = modules
         self._nodes: list[Node] = []
         self._numbers: dict[str, int] = {}
@@ -125,12 +137,17 @@ class Tracer(TorchDispatchMode):
             before["self"] = self._storages[storage].whole if storage in self._storages else before["self"]
         written = [argument.name for argument in func._schema.arguments if argument.alias_info is not None
                    and argument.alias_info.is_write]  # fmt: skip
+        copies = {}
+        if self._watch is not None and name in self._watch.operators:
+            copies = {key: item.detach().clone() for key, item in named.items() if isinstance(item, torch.Tensor)}
         out = func(*args, **kwargs)
         if problem or before is None:
             self._obstruct("refused", operator, problem or "an argument is not covered", place)
             self._opaque(out, named, written, place, operator)
             return out
-        self._record(func, operator, named, before, written, out, place)
+        index = self._record(func, operator, named, before, written, out, place)
+        if copies and index is not None and self._watch is not None:
+            self._watch.seen.setdefault(index, copies)
         return out
 
     # -- recording -------------------------------------------------------------------------------------------
@@ -138,7 +155,7 @@ class Tracer(TorchDispatchMode):
     def _record(
         self, func: Any, operator: str, named: dict[str, Any], before: dict[str, Any], written: list[str], out: Any,
         place: Place,
-    ) -> None:  # fmt: skip
+    ) -> int | None:  # fmt: skip
         outputs = _outputs(out)
         if not outputs or operator in _LEAVES_TORCH:
             source = next(value for value in named.values() if isinstance(value, torch.Tensor))
@@ -150,7 +167,7 @@ class Tracer(TorchDispatchMode):
                 else "a number that depends on theta becomes a Python number, which cannot be followed"
             )
             self._obstruct(kind, operator, message, place)
-            return
+            return None
         shapes, types, cut = self._describe(named)
         node = Node(
             operator,
@@ -174,6 +191,7 @@ class Tracer(TorchDispatchMode):
             target = named.get(name)
             if isinstance(target, torch.Tensor) and id(target) not in returned:
                 self._opaque((target,), {}, [], place, operator)
+        return index
 
     def _number(self, node: Node, func: Any) -> int:
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -319,6 +337,7 @@ class Tracer(TorchDispatchMode):
 
     def _place(self) -> Place:
         line = module = ""
+        column = 0
         for frame in _frames(sys._getframe(1)):
             code = frame.f_code
             if code.co_name == "traced" and code.co_filename == __file__:
@@ -327,9 +346,10 @@ class Tracer(TorchDispatchMode):
                 module = self._modules.get(id(frame.f_locals.get("self")), "")
             if not line and not code.co_filename.startswith(_NOT_A_PERSONS):
                 line = f"{code.co_filename}:{frame.f_lineno}"
+                column = _column(frame)
             if line and module:
                 break
-        return Place(line, module)
+        return Place(line, module, column)
 
     def program(self, outputs: list[torch.Tensor]) -> Program:
         """What was recorded; outputs: the tensors that the function returned."""
@@ -347,6 +367,13 @@ def severed(tensor: torch.Tensor) -> str:
     if tensor._backward_hooks:
         return "a hook may change the gradient here"
     return ""
+
+
+def _column(frame: FrameType) -> int:
+    """Where on its line the running call begins, from 1; 0 where Python does not know."""
+    positions = itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None)
+    column = next(positions, (None, None, None, None))[2]
+    return 0 if column is None else column + 1
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
@@ -384,20 +411,21 @@ def traced(
     data: list[torch.Tensor],
     modules: Mapping[int, str],
     function: Callable[[], Any],
+    watch: Watch | None = None,
 ) -> tuple[Program, list[torch.Tensor]]:
     """Run `function` and record what it does with the tensors `theta`.
 
     theta: leaves that require gradients. data: constants of the batch. Returns the program and the floating
     tensors that the function returned; the global random state is left as it was.
     """
-    tracer = Tracer(modules)
+    tracer = Tracer(modules, watch)
     for name, tensor in theta.items():
         tracer.theta(name, tensor)
     for tensor in data:
         if tensor.layout == torch.strided:
             tracer.data(tensor)
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), _plain_kernels(), tracer:
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         result = function()
     outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
     program = tracer.program(outputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from tameopt.structure.aten import activations, elementwise, linear, network, products, selection
+from tameopt.structure.aten import activations, elementwise, linear, more, network, products, selection
 from tameopt.structure.aten._row import Row
 
 # functional names of in-place and renamed overloads
@@ -30,7 +30,7 @@ def rows() -> dict[str, Row]:
     Raises TypeError when two rows share a name.
     """
     found: dict[str, Row] = {}
-    for module in (elementwise, linear, products, network, selection, activations):
+    for module in (elementwise, linear, products, network, selection, activations, more):
         for row in module.ROWS:
             if row.name in found:
                 raise TypeError(f"two rows are called {row.name!r}; the second is in {module.__name__}.")

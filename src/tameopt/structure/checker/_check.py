@@ -8,7 +8,8 @@ from typing import Any
 
 from tameopt.structure.checker._fact import INF, REALS, Bounds, Fact, Reject, fixed
 from tameopt.structure.checker._kinks import convention_holds
-from tameopt.structure.checker._rules import Step, derive
+from tameopt.structure.checker._rules import derive
+from tameopt.structure.checker._step import Step
 
 KIND = "tameopt structure 1"
 
@@ -79,6 +80,8 @@ def _replayed(nodes: Any, conventions: Mapping[str, Any]) -> dict[tuple[int, int
         left, right = node["arguments"].get("self"), node["arguments"].get("other")
         if op.rstrip("_") == "mul" and isinstance(left, dict) and "node" in left and left == right:
             arguments["square"] = True
+        if op == "where":
+            arguments["guards"] = _guards(node["arguments"], {item["index"]: item for item in nodes})
         step = Step(
             op,
             arguments,
@@ -87,9 +90,24 @@ def _replayed(nodes: Any, conventions: Mapping[str, Any]) -> dict[tuple[int, int
             tuple(node["dtypes"]),
             node["types"],
         )
-        for output, fact in enumerate(derive(step)):
+        for output, derived in enumerate(derive(step)):
+            fact = derived if derived.varies else fixed(derived.bounds, derived.masked).but(total=derived.total)
             facts[node["index"], output] = _probed(_with_cuts(fact, node["cut"], arguments), step, conventions)
     return facts
+
+
+def _guards(arguments: Mapping[str, Any], nodes: Mapping[int, Any]) -> list[tuple[str, str, float]]:
+    """Branches of where(x > c, x, y) that the condition itself bounds."""
+    condition = arguments["condition"]
+    if "node" not in condition:
+        return []
+    test = nodes[condition["node"]]
+    bound, compared = test["arguments"].get("other"), test["arguments"].get("self")
+    negation = {"gt": "le", "le": "gt", "lt": "ge", "ge": "lt"}
+    if test["op"] not in negation or not isinstance(bound, (int, float)) or "node" not in compared:
+        return []
+    sides = (("self", test["op"]), ("other", negation[test["op"]]))
+    return [(branch, relation, float(bound)) for branch, relation in sides if arguments[branch] == compared]
 
 
 def _probed(fact: Fact, step: Step, conventions: Mapping[str, Any]) -> Fact:

@@ -41,24 +41,24 @@ SCALARS: dict[str, Scalar] = {
     "relu6": Scalar("[0,6]", degree=1, kinks=(0.0, 6.0), bend=_BEND, slope=1),
     "hardsigmoid": Scalar("[0,1]", degree=1, kinks=(-3.0, 3.0), bend=_BEND, slope=1),
     "hardswish": Scalar("dip:-0.3750001", degree=2, kinks=(-3.0, 3.0), bend=_BEND),
-    "exp": Scalar("(0,", "exp", shape="convex", slope=1),
-    "exp2": Scalar("(0,", "exp", shape="convex", slope=1),
+    "exp": Scalar("exp", "exp", shape="convex", slope=1),
+    "exp2": Scalar("exp2", "exp", shape="convex", slope=1),
     "expm1": Scalar("expm1", "exp", shape="convex", slope=1),
     "log": Scalar("log", "exp", domain=_RIGHT, shape="concave", slope=1),
     "log2": Scalar("log2", "exp", domain=_RIGHT, shape="concave", slope=1),
     "log10": Scalar("log10", "exp", domain=_RIGHT, shape="concave", slope=1),
     "log1p": Scalar("log1p", "exp", domain=(-1.0, INF, True, False), shape="concave", slope=1),
     "sigmoid": Scalar("sigmoid", "exp", slope=1),
-    "log_sigmoid": Scalar("negative", "exp", shape="concave", slope=1),
-    "log_sigmoid_forward": Scalar("negative", "exp", shape="concave", slope=1),
+    "log_sigmoid": Scalar("log_sigmoid", "exp", shape="concave", slope=1),
+    "log_sigmoid_forward": Scalar("log_sigmoid", "exp", shape="concave", slope=1),
     "tanh": Scalar("tanh", "exp", slope=1),
     "silu": Scalar("dip:-0.2784646", "exp"),
     "mish": Scalar("dip:-0.3088492", "exp"),
-    "sinh": Scalar("any", "exp", slope=1),
-    "cosh": Scalar("[1,", "exp", shape="convex"),
-    "asinh": Scalar("any", "exp", slope=1),
-    "acosh": Scalar("[0,", "exp", domain=(1.0, INF, False, False), edge=-1, shape="concave", slope=1),
-    "atanh": Scalar("any", "exp", domain=(-1.0, 1.0, True, True), slope=1),
+    "sinh": Scalar("sinh", "exp", slope=1),
+    "cosh": Scalar("cosh", "exp", shape="convex"),
+    "asinh": Scalar("asinh", "exp", slope=1),
+    "acosh": Scalar("acosh", "exp", domain=(1.0, INF, False, False), edge=-1, shape="concave", slope=1),
+    "atanh": Scalar("atanh", "exp", domain=(-1.0, 1.0, True, True), slope=1),
     "sqrt": Scalar("sqrt", "algebraic", domain=(0.0, INF, False, False), edge=-1, shape="concave", slope=1),
     "rsqrt": Scalar("rsqrt", "algebraic", domain=_RIGHT, shape="convex", slope=-1),
     "square": Scalar("square", degree=2, shape="convex"),
@@ -67,11 +67,11 @@ SCALARS: dict[str, Scalar] = {
     "cos": Scalar("[-1,1]", "analytic", bounded=True),
     "sinc": Scalar("[-1,1]", "analytic", bounded=True),
     "atan": Scalar("atan", "analytic", slope=1),
-    "asin": Scalar("atan", "analytic", domain=(-1.0, 1.0, False, False), edge=-1, slope=1),
-    "acos": Scalar("[0,4]", "analytic", domain=(-1.0, 1.0, False, False), edge=-1, slope=-1),
-    "erf": Scalar("[-1,1]", "pfaffian", slope=1),
-    "erfc": Scalar("[0,2]", "pfaffian", slope=-1),
-    "lgamma": Scalar("any", "gamma", domain=_RIGHT, shape="convex", wild_outside=True),
+    "asin": Scalar("asin", "analytic", domain=(-1.0, 1.0, False, False), edge=-1, slope=1),
+    "acos": Scalar("acos", "analytic", domain=(-1.0, 1.0, False, False), edge=-1, slope=-1),
+    "erf": Scalar("erf", "pfaffian", slope=1),
+    "erfc": Scalar("erfc", "pfaffian", slope=-1),
+    "lgamma": Scalar("lgamma", "gamma", domain=_RIGHT, shape="convex", wild_outside=True),
     "digamma": Scalar("any", "gamma", domain=_RIGHT, shape="concave", slope=1, wild_outside=True),
     "sign": Scalar("[-1,1]", degree=0, kinks=(0.0,), bend=_JUMP, slope=1),
     "sgn": Scalar("[-1,1]", degree=0, kinks=(0.0,), bend=_JUMP, slope=1),
@@ -181,5 +181,41 @@ softshrink: softshrink
 hardshrink: hardshrink
 glu: glu
 rrelu: rrelu_with_noise rrelu_with_noise_functional
+anything: arange empty full rand randn randperm scalar_tensor sym_size sym_numel sym_stride sym_storage_offset
+anything: sym_is_contiguous eye linspace
+never: nonzero masked_select resize_ resize _fft_r2c _fft_c2r _local_scalar_dense
+dropout: native_dropout
+scatter reduce: scatter_reduce
+bag: _embedding_bag
+trace: trace
+angle: atan2 arctan2
+remainder: remainder fmod
+fraction: frac
+whole quotient: floor_divide
+tan: tan
+grid: grid_sampler_2d
+determinant: _linalg_det
+partial: linalg_inv_ex linalg_cholesky_ex _linalg_solve_ex linalg_solve_triangular triangular_solve _linalg_slogdet
+partial: linalg_lu_factor_ex linalg_lu linalg_qr linalg_lstsq inverse cholesky cholesky_solve _weight_norm_interface
+spectrum: _linalg_eigh _linalg_svd
+matrix exp: linalg_matrix_exp
+log sum: logaddexp logaddexp2 logcumsumexp
+x log y: xlogy
+hypot: hypot
+numbers only: nan_to_num
+jump: heaviside copysign
+logit: logit
+normal: special_ndtr special_log_ndtr
+erfinv: erfinv
+alignments: _ctc_loss
+three: _trilinear
+polynomial backward: tanh_backward sigmoid_backward
+smooth backward: silu_backward mish_backward softplus_backward gelu_backward log_sigmoid_backward
+smooth backward: _softmax_backward_data _log_softmax_backward_data native_layer_norm_backward
+smooth backward: native_group_norm_backward
+gated backward: threshold_backward leaky_relu_backward hardtanh_backward
+linear backward: _adaptive_avg_pool2d_backward avg_pool2d_backward embedding_dense_backward
+linear backward: upsample_nearest2d_backward upsample_bilinear2d_backward max_pool2d_with_indices_backward
+bilinear backward: convolution_backward
 """
 )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 from tameopt.structure.checker._fact import (
     INF,
@@ -26,71 +24,9 @@ from tameopt.structure.checker._fact import (
     through,
     worst,
 )
+from tameopt.structure.checker._more import MORE
 from tameopt.structure.checker._rows import RULES, SCALARS, Scalar
-
-
-@dataclass(frozen=True)
-class Step:
-    """One recorded call: arguments (facts or plain data), shapes of tensor arguments, of outputs, dtypes."""
-
-    op: str
-    arguments: Mapping[str, Any]
-    shapes: Mapping[str, Any]
-    outputs: tuple[tuple[int, ...], ...]
-    dtypes: tuple[str, ...]
-    types: Mapping[str, Any]
-
-    def fact(self, name: str) -> Fact:
-        """A tensor or number argument."""
-        found = self.arguments.get(name)
-        if isinstance(found, Fact):
-            return found
-        x = self.number(name)
-        if x == -INF:
-            return fixed(REALS, True)
-        if not math.isfinite(x):
-            raise Reject(f"{self.op}: {name} = {x}")
-        return fixed(Bounds(x, x))
-
-    def number(self, name: str, default: float | None = None) -> float:
-        found = self.arguments.get(name)
-        if found is None and default is not None:
-            return default
-        if isinstance(found, (int, float, str)):
-            return float(found)
-        raise Reject(f"{self.op}: the argument {name!r} is missing")
-
-    def has(self, name: str) -> bool:
-        return isinstance(self.arguments.get(name), Fact)
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name, value in self.arguments.items() if isinstance(value, Fact)]
-
-    @property
-    def facts(self) -> list[Fact]:
-        found: list[Fact] = []
-        for value in self.arguments.values():
-            if isinstance(value, Fact):
-                found.append(value)
-            elif isinstance(value, tuple):
-                found.extend(item for item in value if isinstance(item, Fact))
-        return found
-
-    def per_output(self) -> int:
-        """How many elements of the first argument go into one element of the result."""
-        size = math.prod(self.outputs[0])
-        if size == 0:
-            raise Reject(f"{self.op} of an empty tensor")
-        return math.prod(self.shapes[self.names[0]]) // size
-
-    def constant(self, *names: str) -> None:
-        for name in names:
-            value = self.arguments.get(name)
-            items = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(item, Fact) and item.varies for item in items):
-                raise Reject(f"{self.op}: {name} depends on theta")
-
+from tameopt.structure.checker._step import Step
 
 # -- elementwise -------------------------------------------------------------------------------------------
 
@@ -106,7 +42,7 @@ def apply_scalar(row: Scalar, a: Fact) -> Fact:
     if met:
         smooth, autodiff = min(smooth, row.bend[0]), max(autodiff, row.bend[1])
     lo, hi, lo_open, hi_open = row.domain
-    touches = (not lo_open and a.bounds.holds(lo)) or (not hi_open and a.bounds.holds(hi))
+    touches = (not lo_open and a.bounds.holds(lo)) or (not hi_open and hi < INF and a.bounds.holds(hi))
     if row.edge < 1000 and (touches or not inside):
         smooth, autodiff = min(smooth, row.edge), max(autodiff, 3)
     if not inside:
@@ -154,19 +90,49 @@ def _increasing(f: Callable[[float], float], b: Bounds) -> Bounds:
     return Bounds(_safe(f, b.lo, True), _safe(f, b.hi, False))
 
 
+def _sigma(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x > 0 else math.exp(x) / (math.exp(x) + 1.0)
+
+
+# increasing functions with the ends of their ranges, and whether those are never attained
+_RISING: dict[str, tuple[Callable[[float], float], float, float, bool]] = {
+    "exp": (math.exp, 0.0, INF, True),
+    "exp2": (lambda x: 2.0**x, 0.0, INF, True),
+    "expm1": (math.expm1, -1.0, INF, True),
+    "sigmoid": (_sigma, 0.0, 1.0, True),
+    "log_sigmoid": (lambda x: min(x, 0.0) - math.log1p(math.exp(-abs(x))), -INF, 0.0, True),
+    "sinh": (math.sinh, -INF, INF, False),
+    "asinh": (math.asinh, -INF, INF, False),
+    "acosh": (math.acosh, 0.0, INF, False),
+    "atanh": (math.atanh, -INF, INF, False),
+    "atan": (math.atan, -1.5707963267948968, 1.5707963267948968, False),
+    "asin": (math.asin, -INF, INF, False),
+    "erf": (math.erf, -1.0, 1.0, True),
+}
+
+
 def _image(name: str, b: Bounds) -> Bounds:
     if name.startswith("dip:"):
         return Bounds(0.0 if b.lo >= 0 else float(name[4:]), max(b.hi, 0.0))
     simple = {
-        "any": REALS, "[0,6]": Bounds(0.0, 6.0), "[0,1]": Bounds(0.0, 1.0), "(0,": Bounds(0.0, INF, True),
-        "[1,": Bounds(1.0), "[0,": Bounds(0.0), "[-1,1]": Bounds(-1.0, 1.0), "[0,4]": Bounds(0.0, 4.0),
-        "[0,2]": Bounds(0.0, 2.0), "negative": Bounds(-INF, 0.0, False, True), "neg": b.minus(),
-        "atan": Bounds(-1.5707963267948968, 1.5707963267948968), "sigmoid": Bounds(0.0, 1.0, True, True),
+        "any": REALS, "[0,6]": Bounds(0.0, 6.0), "[0,1]": Bounds(0.0, 1.0), "[-1,1]": Bounds(-1.0, 1.0),
+        "lgamma": Bounds(-0.1214863, INF), "neg": b.minus(),
     }  # fmt: skip
-    if name == "(0," and b.finite:
-        return simple[name]
     if name in simple:
         return simple[name]
+    if name in _RISING:
+        rising, lo, hi, is_open = _RISING[name]
+        image = _increasing(rising, b)
+        left = (image.lo, False) if image.lo > lo else (lo, is_open)
+        right = (image.hi, False) if image.hi < hi else (hi, is_open)
+        return Bounds(left[0], right[0], left[1], right[1])
+    if name in ("acos", "erfc"):
+        function, top = (math.acos, 3.1415927) if name == "acos" else (math.erfc, 2.0)
+        found = Bounds(_safe(function, b.hi, True), _safe(function, b.lo, False))
+        return Bounds(max(found.lo, 0.0), min(found.hi, top), found.lo <= 0 and name == "erfc")
+    if name == "cosh":
+        a = _absolute(b)
+        return Bounds(max(1.0, _safe(math.cosh, a.lo, True)), _safe(math.cosh, a.hi, False))
     if name == "relu":
         return Bounds(max(b.lo, 0.0), max(b.hi, 0.0), b.lo > 0 and b.lo_open, b.hi > 0 and b.hi_open)
     if name == "abs":
@@ -174,9 +140,6 @@ def _image(name: str, b: Bounds) -> Bounds:
     if name == "square":
         a = _absolute(b)
         return a.times(a)
-    if name == "expm1":
-        low = _safe(math.expm1, b.lo, True)
-        return Bounds(low if low > -1 else -1.0, INF, low <= -1)
     if name in ("log", "log2", "log10"):
         found = _increasing({"log": math.log, "log2": math.log2, "log10": math.log10}[name], b)
         return Bounds(max(found.lo, 0.0), found.hi) if b.lo >= 1 else found
@@ -184,7 +147,10 @@ def _image(name: str, b: Bounds) -> Bounds:
         found = _increasing(math.log1p, b)
         return Bounds(max(found.lo, 0.0), found.hi) if b.lo >= 0 else found
     if name == "tanh":
-        return Bounds(0.0 if b.lo >= 0 else -1.0, 0.0 if b.hi <= 0 else 1.0, b.lo < 0, b.hi > 0)
+        found = _increasing(math.tanh, b)
+        low = max(found.lo, 0.0 if b.lo >= 0 else -1.0)
+        high = min(found.hi, 0.0 if b.hi <= 0 else 1.0)
+        return Bounds(low, high, low == -1, high == 1)
     if name == "sqrt":
         found = _increasing(math.sqrt, b)
         return Bounds(max(found.lo, 0.0), found.hi, found.lo <= 0 and b.positive)
@@ -206,7 +172,7 @@ def _absolute(b: Bounds) -> Bounds:
 # -- arithmetic --------------------------------------------------------------------------------------------
 
 
-def _inverse(a: Fact) -> Fact:
+def inverse(a: Fact) -> Fact:
     b = a.bounds
     nonzero = b.positive or b.negative
     if b.positive:
@@ -257,7 +223,7 @@ def _whole_power(a: Fact, n: int) -> Fact:
 
 def _power(a: Fact, p: float) -> Fact:
     if p == int(p):
-        return _whole_power(a, int(p)) if p >= 0 else _inverse(_whole_power(a, int(-p)))
+        return _whole_power(a, int(p)) if p >= 0 else inverse(_whole_power(a, int(-p)))
     b = a.bounds
     if not a.varies:
         return fixed(Bounds(0.0, INF, b.positive)).but(total=b.positive or (b.lo >= 0 and p > 0))
@@ -431,9 +397,9 @@ def _convolution(s: Step) -> list[Fact]:
 
 
 def _division(s: Step) -> list[Fact]:
-    inverse = _inverse(s.fact("other"))
-    out = product(s.fact("self"), inverse)
-    out = out.but(total=s.fact("self").total and inverse.total)
+    factor = inverse(s.fact("other"))
+    out = product(s.fact("self"), factor)
+    out = out.but(total=s.fact("self").total and factor.total)
     if s.arguments.get("rounding_mode") is None:
         return [out]
     return [step(out, Bounds(out.bounds.lo - 1, out.bounds.hi + 1), True)]
@@ -555,7 +521,16 @@ def _bce(s: Step, logits: bool) -> list[Fact]:
 
 
 def _masked_choice(s: Step, chooser: str, first: str, second: str) -> list[Fact]:
-    both = worst([s.fact(first), s.fact(second)])
+    branches = {first: s.fact(first), second: s.fact(second)}
+    for branch, relation, bound in s.arguments.get("guards") or ():
+        fact = branches[branch]
+        half = {
+            "gt": (bound, INF, True, False), "ge": (bound, INF, False, False),
+            "lt": (-INF, bound, False, True), "le": (-INF, bound, False, False),
+        }[relation]  # fmt: skip
+        if not (fact.bounds.lo > half[1] or fact.bounds.hi < half[0]):
+            branches[branch] = fact.but(bounds=_clipped(fact.bounds, half))
+    both = worst(list(branches.values()))
     if both.masked and s.fact(chooser).varies:
         raise Reject("a mask of -inf that varies")
     return [choose(both, s.fact(chooser))]
@@ -619,7 +594,7 @@ def _activation(s: Step) -> list[Fact]:
     if name == "softplus":
         if s.number("beta", 1.0) <= 0 or s.number("threshold", 20.0) < 20:
             raise Reject("softplus with a visible jump")
-        out = apply_scalar(Scalar("(0,", "exp", shape="convex", slope=1), a)
+        out = apply_scalar(Scalar("exp", "exp", shape="convex", slope=1), a)
         return [out.but(bounds=Bounds(max(0.0, a.bounds.lo), INF, True))]
     if name == "leaky_relu":
         slope = s.number("negative_slope", 0.01)
@@ -685,15 +660,15 @@ def _logsumexp(s: Step) -> list[Fact]:
 
 
 def _total(s: Step) -> list[Fact]:
-    first, *rest = s.facts
-    for fact in rest:
-        first = add(first, fact)
-    return [first]
+    bounds = s.facts[0].bounds
+    for fact in s.facts[1:]:
+        bounds = bounds.plus(fact.bounds)
+    return [worst(s.facts).but(bounds=bounds)]
 
 
-def _addc(s: Step, inverse: bool) -> list[Fact]:
+def _addc(s: Step, divide: bool) -> list[Fact]:
     second = s.fact("tensor2")
-    factor = _inverse(second) if inverse else second
+    factor = inverse(second) if divide else second
     both = product(s.fact("tensor1"), factor)
     both = both.but(total=s.fact("tensor1").total and factor.total)
     value = s.number("value", 1.0)
@@ -783,7 +758,7 @@ _RULES: dict[str, Callable[[Step], list[Fact]]] = {
     "prod": lambda s: [_many_factors(s.facts[0], s.per_output())],
     "cumprod": _cumprod,
     "div": _division,
-    "reciprocal": lambda s: [_inverse(s.fact("self"))],
+    "reciprocal": lambda s: [inverse(s.fact("self"))],
     "pow": _pow,
     "prelu": _prelu,
     "softmax": lambda s: [smooth_map([s.fact("self")], {"exp"}, Bounds(0.0, 1.0, not s.fact("self").masked))],
@@ -825,6 +800,7 @@ _RULES: dict[str, Callable[[Step], list[Fact]]] = {
     "hardshrink": _activation,
     "glu": _glu,
     "rrelu": _rrelu,
+    **MORE,
 }  # fmt: skip
 
 

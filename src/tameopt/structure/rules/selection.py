@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tameopt.structure.ranges import Interval, hull, point
+from tameopt.structure.ranges import INF, Interval, hull, point
 from tameopt.structure.rules._call import Call, NoRuleError, selected_by
 from tameopt.structure.rules.linear import operand
 from tameopt.structure.tame import ALMOST_EVERYWHERE, DISCONTINUOUS
@@ -40,10 +40,24 @@ def compared(call: Call) -> list[Value]:
     return [truth(values)]
 
 
+def limited(x: Value, comparison: str, bound: float) -> Value:
+    """x, known to satisfy `x comparison bound` (a guard such as where(x > 0, x, 1))."""
+    low = {"gt": (bound, True), "ge": (bound, False)}.get(comparison)
+    high = {"lt": (bound, True), "le": (bound, False)}.get(comparison)
+    lo, lo_open = low or (-INF, False)
+    hi, hi_open = high or (INF, False)
+    if x.range.lo > hi or x.range.hi < lo:
+        return x
+    return x.but(range=x.range.clip(lo, hi, lo_open, hi_open))
+
+
 def where(call: Call) -> list[Value]:
-    """condition ? self : other."""
+    """condition ? self : other; `guard` (which branch, comparison, bound) is set where the condition compares it."""
     condition = call.value("condition")
-    both = join([operand(call, "self"), operand(call, "other")])
+    branches = {"self": operand(call, "self"), "other": operand(call, "other")}
+    for branch, comparison, bound in call.arguments.get("guards") or ():
+        branches[branch] = limited(branches[branch], comparison, bound)
+    both = join(list(branches.values()))
     return [_masked_extended(call, selected_by(both, condition))]
 
 
