@@ -133,7 +133,8 @@ def dead_units(scene: Scene) -> Candidate | None:
 def chance_level(scene: Scene) -> Candidate | None:
     """The loss is what a constant prediction reaches, and training has not moved it from there."""
     found = scene.holding("run.chance_level")
-    if found is None or scene.history is None:
+    # every classifier starts near chance level: a few steps say nothing (our choice: fifty)
+    if found is None or scene.history is None or scene.history.steps_done < 50:
         return None
     witness = scene.witness("run.chance_level")
     if witness.get("outputs_are_probabilities"):

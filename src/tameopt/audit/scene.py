@@ -71,6 +71,11 @@ class Scene:
         one = self.holding(claim)
         return (one.evidence.witness or {}) if one is not None else {}
 
+    def numbers(self, claim: str) -> Mapping[str, Any]:
+        """What was measured about a symptom, whether it is there or not; {} when it could not be told."""
+        one = self.holding(claim) or self.refuting(claim)
+        return (one.evidence.witness or {}) if one is not None else {}
+
     # -- record --------------------------------------------------------------------------------------------
 
     @cached_property
@@ -115,6 +120,19 @@ class Scene:
         optimizer = self.history.meta.get("optimizer") or {}
         return stability_limit(str(optimizer.get("name", "")), optimizer.get("arguments") or {})
 
+    @cached_property
+    def settled(self) -> bool:
+        """Whether the gradient is 0 for all practical purposes: critical as measured, or 1e-10 of its largest norm.
+
+        A gradient of 1e-88 is, strictly, not 0, and `point.critical` may say so; nothing more can be won there.
+        """
+        if self.holding("point.critical") is not None:
+            return True
+        if self.history is None or not self.history.deterministic or not self.history.gradient.size:
+            return False
+        norms = self.history.gradient.values
+        return bool(norms[-1] <= 1e-10 * norms.max())
+
     # -- curvature -----------------------------------------------------------------------------------------
 
     def first_sharpness(self) -> float:
@@ -130,15 +148,17 @@ class Scene:
         limit = self.limit.limit
         return float(pairs[-1][1]) / limit if pairs and limit else math.nan
 
-    def negative_curvature(self) -> float:
-        """lambda_min where it is below 0 beyond its error and matters beside lambda_max; else 0."""
+    def negative_curvature(self, share: float = 1e-3) -> float:
+        """lambda_min where it is below 0 beyond its error and below -share * lambda_max; else 0.
+
+        1e-3 of the largest eigenvalue is what float64 products of a large network still resolve; our choice.
+        """
         lowest, top = self.interval("point.lambda_min"), self.interval("point.lambda_max")
         if lowest is None:
             return 0.0
-        # an eigenvalue of 1e-3 of the largest is what float64 products of a large network still resolve; our choice
         scale = abs(top[1]) if top is not None else 0.0
         estimate = lowest[1]
-        return estimate if estimate < -1e-3 * scale and lowest[2] < 0 else 0.0
+        return estimate if estimate < -share * scale and lowest[2] < 0 else 0.0
 
 
 _ADAPTIVE = {"adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta"}

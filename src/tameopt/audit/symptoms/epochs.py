@@ -71,6 +71,9 @@ def measure(table: Array) -> tuple[float, float, float]:
     A loss that falls evenly loses, between the middles of the last and first quarters of neighbouring epochs, the
     quarter of an epoch's fall that lies between them; that much is taken off the boundary's share.
     """
+    if (table > 0).all():
+        # a loss that falls by factors does so evenly in its logarithm
+        table = np.log(table)
     quarter = table.shape[1] // 4
     first, last = table[:, :quarter].mean(axis=1), table[:, -quarter:].mean(axis=1)
     within = first - last

@@ -44,6 +44,9 @@ def find(context: Context, history: History, curvature: float) -> tuple[Finding,
     chosen = steps[first:][-_POINTS:]
     thetas = [history.run.vector(int(step)).to(context.problem.device, context.problem.dtype) for step in chosen]
     gradients = torch.stack([context.problem.gradient(theta) for theta in thetas])
+    if not bool(torch.isfinite(gradients).all()):
+        missing = "finite gradients at the last iterates"
+        return unknown(CLAIM, "The gradients at the last iterates are not all finite.", missing=missing), {}
     norms = gradients.norm(dim=1)
     shortest = float(norms.min())
     radius = float(max((theta - thetas[-1]).norm() for theta in thetas))
