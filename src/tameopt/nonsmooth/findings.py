@@ -153,8 +153,8 @@ def _clarke_finding(found: Census, backprop: Backprop) -> Finding:
         solution, exact = backprop.clarke.min_norm(), backprop.clarke.status == "exact"
         return measured(
             claim,
-            f"{backprop.clarke.kinks} kinks are active; 0 is {'' if exact else 'at most '}{solution.distance:.2e} from "
-            "the Clarke subdifferential.",
+            f"{backprop.clarke.kinks} kinks are active; 0 is {'' if exact else 'at most '}{solution.distance:.2e} "
+            "from the Clarke subdifferential.",
             solution.distance,
             method="exact cells of the active kinks, least-norm point of their hull",
             error_kind="rounding" if exact else "upper bound",

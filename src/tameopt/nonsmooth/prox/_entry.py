@@ -1,0 +1,128 @@
+"""What an entry of the prox catalogue is, and the arithmetic that several share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+Shape = Literal["entries", "vectors", "matrices"]
+
+
+@dataclass(frozen=True)
+class Prox:
+    """A function f and its proximal map.
+
+    value: (x, **parameters) -> f(x), summed over entries, or over vectors / matrices of the batch.
+    map: (v, t, **parameters) -> argmin_x f(x) + norm(x - v)^2 / (2 t), of the shape of v; where the minimiser is
+        not unique, the one nearest to 0 (the sparser, the lower rank).
+    acts_on: "entries" (any shape), "vectors" (the last dimension) or "matrices" (the last two).
+    kind: "convex", "weakly convex", "nonconvex" or "set" (f is 0 on a closed set, +inf off it; t is not used).
+    minimisers: (v: one number, or one vector, t, **parameters) -> all minimisers, where they can be several.
+    parameters: names and defaults. source: where the formula is from.
+    """
+
+    name: str
+    formula: str
+    value: Callable[..., torch.Tensor]
+    map: Callable[..., torch.Tensor]
+    kind: Literal["convex", "weakly convex", "nonconvex", "set"]
+    acts_on: Shape = "entries"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    minimisers: Callable[..., list[torch.Tensor]] | None = None
+    source: str = ""
+
+    def __call__(self, v: torch.Tensor, t: float = 1.0, **parameters: Any) -> torch.Tensor:
+        """prox_{t f}(v).
+
+        Raises TypeError for a v that is no floating tensor, ValueError for t <= 0, a v of too few dimensions,
+        or an unknown parameter.
+        """
+        if not isinstance(v, torch.Tensor) or not v.is_floating_point():
+            what = str(v.dtype) if isinstance(v, torch.Tensor) else type(v).__name__
+            raise TypeError(f"v must be a floating tensor, got {what}: convert it by torch.as_tensor(v).float().")
+        if not (isinstance(t, (int, float)) and t > 0 and math.isfinite(t)):
+            raise ValueError(f"t must be a number > 0, got {t}: it is the step of the proximal map.")
+        needed = {"entries": 0, "vectors": 1, "matrices": 2}[self.acts_on]
+        if v.ndim < needed:
+            raise ValueError(f"{self.name} acts on {self.acts_on}: v must have at least {needed} dimensions.")
+        return self.map(v, float(t), **self._checked(parameters))
+
+    def evaluate(self, x: torch.Tensor, **parameters: Any) -> torch.Tensor:
+        """f(x), a scalar tensor: summed over the batch."""
+        return self.value(x, **self._checked(parameters))
+
+    def all_minimisers(self, v: torch.Tensor, t: float = 1.0, **parameters: Any) -> list[torch.Tensor]:
+        """Every minimiser for one number (or one vector, where f acts on vectors); one where it is unique."""
+        if self.minimisers is None:
+            return [self(v, t, **parameters)]
+        return self.minimisers(v, float(t), **self._checked(parameters))
+
+    def _checked(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        unknown = sorted(set(parameters) - set(self.parameters))
+        if unknown:
+            known = ", ".join(self.parameters) or "none"
+            raise ValueError(f"{self.name} has no parameter {unknown[0]!r}; its parameters are: {known}.")
+        return {**self.parameters, **parameters}
+
+    def __repr__(self) -> str:
+        return f"Prox({self.name}: {self.formula}, {self.kind}, on {self.acts_on})"
+
+
+def positive(name: str, number: float) -> float:
+    """The number, which must be > 0 (ValueError)."""
+    if not number > 0:
+        raise ValueError(f"{name} must be > 0, got {number}.")
+    return number
+
+
+def soft(v: torch.Tensor, level: float) -> torch.Tensor:
+    """Soft thresholding, sign(v) max(abs(v) - level, 0): one clamp and one subtraction."""
+    return v - v.clamp(-level, level)
+
+
+def indicator(inside: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """0 where every entry of the batch is inside, else +inf."""
+    return torch.where(inside.all(), 0.0, torch.inf).to(like.dtype)
+
+
+def simplex_projection(v: torch.Tensor, radius: float) -> torch.Tensor:
+    """The projection on {x >= 0, sum x = radius} along the last dimension, by sorting (Held, Wolfe, Crowder 1974)."""
+    ordered = v.sort(dim=-1, descending=True).values
+    excess = ordered.cumsum(-1) - radius
+    ranks = torch.arange(1, v.shape[-1] + 1, dtype=v.dtype, device=v.device)
+    support = (ordered * ranks > excess).sum(-1, keepdim=True).clamp(min=1)
+    threshold = excess.gather(-1, support - 1) / support.to(v.dtype)
+    return (v - threshold).clamp(min=0)
+
+
+def l1_ball_projection(v: torch.Tensor, radius: float) -> torch.Tensor:
+    """The projection on {norm1(x) <= radius} along the last dimension."""
+    outside = v.abs().sum(-1, keepdim=True) > radius
+    projected = simplex_projection(v.abs(), radius) * v.sign()
+    return torch.where(outside, projected, v)
+
+
+def best_of(candidates: list[torch.Tensor], objective: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Entry by entry the candidate of least objective; among equals the first."""
+    best, least = candidates[0], objective(candidates[0])
+    for other in candidates[1:]:
+        value = objective(other)
+        better = value < least
+        best, least = torch.where(better, other, best), torch.where(better, value, least)
+    return best
+
+
+def distinct(candidates: list[torch.Tensor], objective: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+    """The candidates of least objective, without repetition, equal up to 8 units in the last place."""
+    values = [float(objective(candidate)) for candidate in candidates]
+    eps = 8 * torch.finfo(candidates[0].dtype).eps
+    least = min(values)
+    found: list[torch.Tensor] = []
+    for candidate, value in zip(candidates, values, strict=True):
+        if value <= least + eps * max(1.0, abs(least)) and not any(torch.equal(candidate, old) for old in found):
+            found.append(candidate)
+    return found

@@ -1,0 +1,22 @@
+"""A box."""
+
+from __future__ import annotations
+
+import torch
+
+from tameopt.nonsmooth.prox._entry import Prox, indicator
+
+
+def value(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """0 on low <= x <= high, else +inf."""
+    return indicator((x >= low) & (x <= high), x)
+
+
+def project(v: torch.Tensor, t: float, low: float, high: float) -> torch.Tensor:
+    """Clamp to [low, high]. An empty box is refused."""
+    if low > high:
+        raise ValueError(f"low must be <= high, got {low} > {high}: the box is empty.")
+    return v.clamp(low, high)
+
+
+ENTRY = Prox("box", "0 on low <= x <= high", value, project, "set", parameters={"low": 0.0, "high": 1.0})

@@ -1,0 +1,20 @@
+"""Half the squared Euclidean norm: weight decay."""
+
+from __future__ import annotations
+
+import torch
+
+from tameopt.nonsmooth.prox._entry import Prox
+
+
+def value(x: torch.Tensor) -> torch.Tensor:
+    """norm(x)^2 / 2."""
+    return x.square().sum() / 2
+
+
+def shrink(v: torch.Tensor, t: float) -> torch.Tensor:
+    """v / (1 + t)."""
+    return v / (1 + t)
+
+
+ENTRY = Prox("l2_squared", "norm(x)^2 / 2", value, shrink, "convex")
