@@ -116,3 +116,14 @@ def ntk(
         rounding,
         min(size, problem.dim),
     )
+
+
+def kernel_drift(start: TangentKernel, end: TangentKernel) -> float:
+    """norm(K_end - K_start)/norm(K_start), Frobenius: near 0 is lazy training.
+
+    Raises ValueError when the kernels are of different samples.
+    """
+    if start.matrix.shape != end.matrix.shape or not torch.equal(start.samples, end.samples):
+        raise ValueError("the drift compares kernels of the same samples, these differ: pass the same indices.")
+    change = torch.linalg.matrix_norm(end.matrix - start.matrix)
+    return float(change / torch.linalg.matrix_norm(start.matrix))

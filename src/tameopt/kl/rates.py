@@ -16,8 +16,8 @@ METHODS: tuple[Method, ...] = ("gradient descent", "gradient flow", "proximal po
 class Rate:
     """The decay of F - F* under a KL inequality.
 
-    kind: "finite", "linear" or "sublinear". factor: of F - F* a step; power: of 1/k for F - F*, distance_power for the
-    distance to the limit; values: (m,) upper bounds of F - F* at `times`.
+    kind: "finite", "linear" or "sublinear". factor: of F - F* a step; power, distance_power: of 1/k, for F - F* and
+    for the distance to the limit. values: (m,) upper bounds of F - F* at `times`.
     """
 
     method: Method

@@ -1,0 +1,95 @@
+"""`tameopt kl`: how a run converges, or the exact KL exponent of a polynomial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tameopt.commands._common import Command, Json, Panel, Seed, emit_json, terminal
+
+
+def kl(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN or POLYNOMIAL", help='The folder of a run, or "(x - y^2)^2 + x^4".')
+    ],
+    at: Annotated[
+        str | None, typer.Option("--at", help="The point, as in 1,1/2 (variables sorted).", metavar="X,Y,…")
+    ] = None,
+    to: Annotated[float | None, typer.Option("--to", help="Steps until this loss is reached.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> int | None:
+    """The KL inequality: rate and exponent of a recorded run, or the exact exponent of a polynomial."""
+    document, lines = _run(Path(source), to, seed) if Path(source).exists() else _polynomial(source, at)
+    if as_json:
+        emit_json(document)
+    else:
+        for line in lines:
+            terminal().print(line)
+    return None
+
+
+def _polynomial(source: str, at: str | None) -> tuple[dict[str, Any], list[str]]:
+    from tameopt.kl import bound, exponent
+    from tameopt.kl.polynomial import polynomial
+
+    point = None if at is None else [part.strip() for part in at.split(",")]
+    found = exponent(source, point)
+    f = polynomial(source)
+    a_priori = bound(f.degree, len(f.variables))
+    document = {
+        "polynomial": source, "at": point, "theta": None if found.theta is None else str(found.theta),
+        "lower": str(found.lower), "upper": str(found.upper), "verdict": str(found.verdict),
+        "witness": found.witness, "rule": found.rule, "branches": list(found.branches), "a_priori": str(a_priori),
+    }  # fmt: skip
+    if found.theta is None:
+        return document, [f"{found.verdict}  exponent between {found.lower} and {found.upper}: {found.rule}"]
+    lines = [f"{found.verdict}  norm(grad f) >= c abs(f - f*)^{found.theta} there, and no smaller exponent will do"]
+    lines += [
+        f"  attained on {found.witness}  ({found.rule})",
+        f"  any polynomial of this degree: at most {a_priori}",
+    ]
+    return document, lines
+
+
+def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[str]]:
+    from tameopt.kl.fit import fit
+    from tameopt.kl.gradient_law import gradient_law
+    from tameopt.kl.path import path_length
+    from tameopt.kl.run_findings import exponent_finding, rate_findings, values_converge_finding
+    from tameopt.kl.series import loss_series
+    from tameopt.run import Run
+
+    run = Run.open(path)
+    series = loss_series(run)
+    fitted = fit(series, seed=seed)
+    law = gradient_law(series.tail(series.size - fitted.points), seed=seed)
+    findings = [
+        values_converge_finding(fitted, series),
+        *rate_findings(fitted, series),
+        exponent_finding(law, fitted),
+    ]
+    document: dict[str, Any] = {
+        "regime": fitted.regime, "reason": fitted.reason, "first_step": fitted.first, "last_step": fitted.last,
+        "F_star": fitted.F_star, "F_star_interval": fitted.F_star_interval, "factor": fitted.factor,
+        "factor_interval": fitted.factor_interval, "power": fitted.power, "power_interval": fitted.power_interval,
+        "theta_from_gradients": law.theta if law else None,
+    }  # fmt: skip
+    lines = [f"{fitted.regime.upper()}  {fitted.reason}"]
+    lines += [f"  {finding.verdict}  {finding.statement}" for finding in findings]
+    length = path_length(run)
+    if length is not None:
+        document["path_length"] = length.total
+        lines.append(
+            f"  path length so far {length.total:.4g}, {'looks' if length.looks_finite else 'does not look'} finite"
+        )
+    if to is not None:
+        steps, (low, high) = fitted.steps_to(to)
+        document["steps_to"] = {"loss": to, "steps": steps, "interval": [low, high]}
+        lines.append(f"  loss {to:g} in {steps:,.0f} more steps [{low:,.0f}, {high:,.0f}]")
+    return document, lines
+
+
+ENTRY = Command("kl", Panel.TOOLS, kl)
