@@ -160,7 +160,7 @@ def _power(
 ) -> dict[str, float]:
     """Share of rejections when a known departure is put into sign-flipped copies of the data."""
     m = z.shape[0]
-    strength = float(np.sqrt(np.square(z).sum(1).mean()))
+    strength = np.sqrt(np.square(z).sum(1).mean())
     direction = rng.normal(size=z.shape[1])
     direction *= 0.2 * strength / np.linalg.norm(direction)
     hits = {"bias of 0.2 noise": 0, "correlation 0.2": 0, "reshuffling": 0}
