@@ -43,6 +43,7 @@ _CLAIMS = (
     Claim("F.autodiff", "autodiff computes elements of a conservative gradient of F"),
     # smoothness and steps
     Claim("gradient.lipschitz", "the gradient of F is L-Lipschitz", "L"),
+    Claim("descent.inequality", "F(theta_{k+1}) <= F + <g, d> + L/2 norm(d)^2, d = theta_{k+1} - theta_k", "L"),
     Claim("step.below_1_over_L", "the step is below 1/L", "alpha L"),
     Claim("step.stable", "the step is below the stability limit of the method", "alpha L / limit"),
     Claim("step.constant", "the step is constant", "alpha"),
@@ -84,6 +85,11 @@ _CLAIMS = (
     Claim("rate.steps_to_target", "steps to reach a target value", "steps"),
     Claim("ntk.lambda_min", "the smallest eigenvalue of the tangent kernel J J^T", "lambda_min"),
     Claim("trap.holds", "the over-parameterised trap: gradient descent reaches zero training loss", "h"),
+    Claim(
+        "trap.margin",
+        "a homogeneous network separates the data: gradient flow drives the loss to 0",
+        "n F / log 2, below 1",
+    ),
     Claim("loss.least_squares", "the loss is least squares"),
     # noise
     Claim("noise.unbiased", "the noise is a martingale difference"),
