@@ -9,6 +9,13 @@ from typing import Any
 # importing it would put the module in the function's place.
 _NAMES = {
     "GradientMap": "gradient_map",
+    "basins": "basin_labels",
+    "Basins": "basin_labels",
+    "track_edge": "basin_labels",
+    "saddle_avoidance": "avoidance",
+    "stable_manifold": "manifold",
+    "unstable_manifold": "manifold",
+    "globalised_curve": "manifold",
     "splitting": "linear",
     "stable_space": "linear",
     "unstable_space": "linear",

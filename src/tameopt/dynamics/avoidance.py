@@ -1,0 +1,213 @@
+"""Do random starts end at saddles? A Monte-Carlo count with exact intervals.
+
+The theorem (Lee, Simchowitz, Jordan and Recht 2016; the lecture's Morse case) says that gradient descent with
+alpha < 1/L from a random start converges to a *strict* saddle with probability 0. It says nothing of non-strict
+ones: x^2/2 + y^3/3 draws half of the square to its saddle. So the two are counted apart, and nothing is called
+avoided that was only not looked for.
+"""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from tameopt.curvature.classification import Classification, classify
+from tameopt.dynamics.gradient_map import GradientMap
+from tameopt.dynamics.intervals import proportion_interval
+from tameopt.dynamics.iterate import batched, settle
+from tameopt.problem import Problem
+
+# our choice: after so many ends that go to no critical point the rest are not examined, and count as unsettled
+_MAX_FAILURES = 20
+
+ENDS = ("minimum", "strict saddle", "non-strict saddle", "maximum", "degenerate", "left", "unsettled")
+
+
+@dataclass(frozen=True)
+class Avoidance:
+    """Where random starts ended.
+
+    counts: starts by end, a name of ENDS. "non-strict saddle": a degenerate critical point next to which lower
+        values of F were found; "degenerate": one where none was found. "unsettled": still moving, and approaching
+        nothing that could be classified.
+    limits: the distinct limit points met, classified, with their counts. starts: how many. confidence: of the
+    intervals.
+    """
+
+    counts: dict[str, int]
+    limits: tuple[tuple[Classification, int], ...]
+    starts: int
+    confidence: float
+
+    def interval(self, end: str) -> tuple[float, float]:
+        """The exact (Clopper-Pearson) interval of the probability of an end."""
+        return proportion_interval(self.counts.get(end, 0), self.starts, self.confidence)
+
+    @property
+    def statement(self) -> str:
+        """One honest sentence."""
+        strict, other = self.counts.get("strict saddle", 0), self.counts.get("non-strict saddle", 0)
+        open_ends = self.counts.get("unsettled", 0)
+        percent = f"{100 * self.confidence:g}%"
+        if other:
+            low, high = self.interval("non-strict saddle")
+            return (
+                f"{other:,} of {self.starts:,} starts went to a non-strict saddle (probability {low:.3f} to "
+                f"{high:.3f}, {percent}): saddles are not avoided here, and no theorem says they are."
+            )
+        if strict:
+            low, high = self.interval("strict saddle")
+            return (
+                f"{strict:,} of {self.starts:,} starts went to a strict saddle (probability {low:.2g} to {high:.2g}, "
+                f"{percent}): with a random start that should not happen; is the start on its stable manifold?"
+            )
+        # what is open may be anything: it counts against avoidance
+        high = proportion_interval(open_ends, self.starts, self.confidence)[1]
+        rest = f", {open_ends:,} did not settle" if open_ends else ""
+        return (
+            f"None of {self.starts:,} starts went to a saddle{rest}: its probability is below {high:.2g} ({percent})."
+        )
+
+    def __repr__(self) -> str:
+        return f"Avoidance({self.statement})"
+
+    def _repr_html_(self) -> str:
+        intervals = {end: self.interval(end) for end in self.counts}
+        rows = "".join(
+            f"<tr><td>{end}</td><td>{self.counts[end]}</td><td>{low:.4g} to {high:.4g}</td></tr>"
+            for end, (low, high) in intervals.items()
+        )
+        return f"<p>{html.escape(self.statement)}</p><table><tr><th>end<th>starts<th>probability</tr>{rows}</table>"
+
+
+def saddle_avoidance(
+    F: Problem | Callable[[torch.Tensor], torch.Tensor],
+    alpha: float,
+    draw: Callable[[int, torch.Generator], torch.Tensor],
+    *,
+    starts: int = 1000,
+    num_steps: int = 5000,
+    tolerance: float = 1e-9,
+    escape: float = 1e6,
+    confidence: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> Avoidance:
+    """Run gradient descent from random starts and count where they end.
+
+    F: a Problem or a function of a (d,) tensor. alpha: step, > 0. draw(m, generator) -> (m, d) starts from a law
+    with a density. A start that still moves after num_steps is assigned to the critical point that it approaches,
+    if its distance shrank by a quarter or more over the last half of the steps.
+
+    Small d: each distinct limit is classified by its full Hessian. Raises ValueError on bad starts.
+
+    >>> F = lambda t: t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2
+    >>> def uniform(m, generator):
+    ...     return 2 * torch.rand(m, 2, generator=generator, dtype=torch.float64) - 1
+    >>> saddle_avoidance(F, 0.2, uniform, starts=200).counts
+    {'minimum': 200}
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    points = draw(starts, generator)
+    if points.ndim != 2 or points.shape[0] != starts:
+        raise ValueError(f"draw(m, generator) must return (m, d) starts, got {tuple(points.shape)} for m={starts}.")
+    T = GradientMap(F, alpha)
+    problem = T.problem(points[0])
+    step = batched(T, points[: min(16, starts)])
+    halfway, still, left = settle(step, points, num_steps // 2, tolerance, escape)
+    ends, still, left = settle(step, halfway, num_steps - num_steps // 2, tolerance, escape)
+    limits: list[Classification] = []
+    tally: Counter[int] = Counter()
+    counts: Counter[str] = Counter()
+    failures = 0
+    for place in range(starts):
+        if bool(left[place]):
+            counts["left"] += 1
+            continue
+        number = _known_limit(halfway[place], ends[place], bool(still[place]), limits)
+        if number is None and failures < _MAX_FAILURES:
+            number = _new_limit(problem, halfway[place], ends[place], bool(still[place]), limits)
+            failures += number is None
+        if number is None:
+            counts["unsettled"] += 1
+            continue
+        tally[number] += 1
+    for number, limit in enumerate(limits):
+        counts[_end_of(problem, limit, generator)] += tally[number]
+    ordered = {end: counts[end] for end in ENDS if counts[end]}
+    return Avoidance(
+        ordered, tuple((limit, tally[number]) for number, limit in enumerate(limits)), starts, confidence
+    )
+
+
+def _known_limit(halfway: torch.Tensor, end: torch.Tensor, still: bool, limits: list[Classification]) -> int | None:
+    """The number of the limit among the known ones that a trajectory goes to."""
+    for number, known in enumerate(limits):
+        if _approaches(halfway, end, known.theta, still):
+            return number
+    return None
+
+
+def _new_limit(
+    problem: Problem, halfway: torch.Tensor, end: torch.Tensor, still: bool, limits: list[Classification]
+) -> int | None:
+    """The critical point next to the end of a trajectory, classified and appended, if the trajectory goes there."""
+    theta = _polish(problem, end)
+    if not _approaches(halfway, end, theta, still):
+        return None
+    found = classify(problem, theta, gradient_tolerance=1e-6)
+    if found.kind in ("not critical", "undecided"):
+        return None
+    limits.append(found)
+    return len(limits) - 1
+
+
+def _approaches(halfway: torch.Tensor, end: torch.Tensor, limit: torch.Tensor, still: bool) -> bool:
+    size = max(1.0, float(end.norm()))
+    now, before = float((end - limit).norm()), float((halfway - limit).norm())
+    if now <= 1e-5 * size:
+        return True
+    # sublinear convergence halves the distance in twice the steps (order 1/k), or shrinks it by 2^-1/2 (1/sqrt k)
+    return not still and now <= 0.05 * size and now <= 0.75 * before
+
+
+def _polish(problem: Problem, theta: torch.Tensor) -> torch.Tensor:
+    """Levenberg-Marquardt on the gradient from theta, which also settles at degenerate points."""
+    damping = 1e-3
+    g = problem.gradient(theta)
+    for _ in range(60):
+        values, basis = torch.linalg.eigh(problem.hessian(theta).dense())
+        size = float(values.abs().max().clamp_min(1e-300))
+        if float(g.norm()) <= 1e-14 * size:
+            break
+        move = basis @ (values * (basis.T @ g) / (values**2 + damping * float(g.norm()) * size))
+        trial = theta - move
+        trial_g = problem.gradient(trial)
+        if float(trial_g.norm()) < float(g.norm()):
+            theta, g, damping = trial, trial_g, damping * 0.1
+        else:
+            damping *= 10
+        if damping > 1e12:
+            break
+    return theta
+
+
+def _end_of(problem: Problem, limit: Classification, generator: torch.Generator) -> str:
+    """The name of an end; at a degenerate point lower values of F nearby show that it is no minimum."""
+    if limit.kind != "degenerate":
+        return limit.kind
+    value = limit.value
+    kernel = limit.spectrum.vectors[:, limit.eigenvalues.abs() <= 1e-5 * max(limit.spectrum.norm, 1e-300)]
+    for radius in (1e-3, 1e-2, 1e-1):
+        for _ in range(32):
+            drawn = torch.randn(kernel.shape[1], generator=generator, dtype=torch.float64).to(kernel)
+            direction = kernel @ (drawn / drawn.norm())
+            for sign in (1.0, -1.0):
+                there = float(problem.value(limit.theta + sign * radius * direction))
+                # lower by more than rounding of F: our choice of a factor
+                if there < value - 1e-13 * max(1.0, abs(value)):
+                    return "non-strict saddle"
+    return "degenerate"

@@ -1,0 +1,201 @@
+"""Iterating a map from many starts at once, with what it takes to know where each one ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.func import grad, hessian, jacrev, vmap
+
+from tameopt.dynamics.gradient_map import GradientMap
+from tameopt.problem import Problem
+
+Map = Callable[[torch.Tensor], torch.Tensor]
+
+# our choice: blocks of this many numbers stay in a core's cache, which is worth a factor of three on a CPU
+_CACHE_NUMBERS = 32_768
+
+
+@dataclass(frozen=True)
+class Attractor:
+    """A fixed point that draws its neighbourhood in.
+
+    point: (d,). radius: within it the map's Jacobian had norm below 1 wherever it was sampled, so that a start
+    there converges to the point. rate: spectral radius of the Jacobian at the point.
+    """
+
+    point: torch.Tensor
+    radius: float
+    rate: float
+
+
+def batched(T: GradientMap | Map, probe: torch.Tensor) -> Map:
+    """T on a block of points (m, d) -> (m, d).
+
+    probe: (p, d) some points, on which a shortcut is tried out: a function written in coordinates (t[0] ** 2 + …)
+    also takes (d, m) at once, which spares torch.func's overhead. It is used only if it gives the same gradients.
+    """
+    if not isinstance(T, GradientMap):
+        return vmap(T)
+    alpha, gradients = T.alpha, _batched_gradients(T.F, probe)
+    return lambda points: points - alpha * gradients(points)
+
+
+def _batched_gradients(F: Problem | Map, probe: torch.Tensor) -> Map:
+    slopes = vmap(grad(F))
+    try:
+        expected = slopes(probe)
+    except (RuntimeError, NotImplementedError):
+        problem = F if isinstance(F, Problem) else Problem.from_function(F, probe[0])
+        return lambda points: torch.stack([problem.gradient(point) for point in points])
+    if isinstance(F, Problem) and not F.is_function:
+        return slopes
+    function: Any = F.model.function if isinstance(F, Problem) else F
+
+    def by_columns(points: torch.Tensor) -> torch.Tensor:
+        columns = points.T.contiguous().requires_grad_()
+        with torch.enable_grad():
+            values = function(columns)
+            if values.shape != (points.shape[0],):
+                raise RuntimeError("the function does not act on columns one by one")
+            return torch.autograd.grad(values.sum(), columns, materialize_grads=True)[0].T
+
+    try:
+        same = torch.allclose(by_columns(probe), expected, rtol=1e-10, atol=1e-12, equal_nan=True)
+    except (RuntimeError, IndexError, TypeError, ValueError):
+        return slopes
+    return by_columns if same else slopes
+
+
+def jacobian(T: GradientMap | Map, point: torch.Tensor) -> torch.Tensor:
+    """(d, d) DT at a point."""
+    return T.jacobian(point) if isinstance(T, GradientMap) else jacrev(T)(point)
+
+
+def jacobians(T: GradientMap | Map, points: torch.Tensor) -> torch.Tensor:
+    """(m, d, d) DT at each of m points; one at a time where an operator has no batching rule."""
+    try:
+        if isinstance(T, GradientMap):
+            identity = torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
+            return identity - T.alpha * vmap(hessian(T.F))(points)
+        return vmap(jacrev(T))(points)
+    except (RuntimeError, NotImplementedError):
+        return torch.stack([jacobian(T, point) for point in points])
+
+
+def settle(
+    step: Map, points: torch.Tensor, num_steps: int, tolerance: float, escape: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Iterate until points stand still, leave, or num_steps is reached.
+
+    Returns the points, which of them stand still (norm(T(x) - x) <= tolerance * max(1, norm(x))) and which left
+    (norm above `escape`, or not finite).
+    """
+    points = points.clone()
+    still = torch.zeros(points.shape[0], dtype=torch.bool, device=points.device)
+    left = ~torch.isfinite(points).all(dim=1)
+    for _ in range(num_steps):
+        active = (~still & ~left).nonzero()[:, 0]
+        if active.numel() == 0:
+            break
+        before = points[active]
+        after = step(before)
+        size = before.norm(dim=1).clamp_min(1.0)
+        gone = ~torch.isfinite(after).all(dim=1) | (after.norm(dim=1) > escape)
+        still[active] = ((after - before).norm(dim=1) <= tolerance * size) & ~gone
+        left[active] = gone
+        points[active] = torch.where(gone[:, None], before, after)
+    return points, still, left
+
+
+def attractors_among(
+    T: GradientMap | Map, ends: torch.Tensor, tolerance: float, generator: torch.Generator
+) -> list[Attractor]:
+    """The distinct attracting fixed points among points that stand still, polished by Newton's method."""
+    found: list[Attractor] = []
+    for end in ends:
+        if any(float((end - known.point).norm()) <= max(known.radius, 1e-6) for known in found):
+            continue
+        point = _polished(T, end)
+        if point is None or float((point - end).norm()) > 1e-3 * max(1.0, float(end.norm())):
+            continue
+        rate = float(torch.linalg.eigvals(jacobian(T, point).double()).abs().max())
+        if rate >= 1 - 1e-9:
+            continue
+        radius = _capture_radius(T, point, generator)
+        if radius > 0:
+            found.append(Attractor(point, radius, rate))
+    return found
+
+
+def _polished(T: GradientMap | Map, point: torch.Tensor) -> torch.Tensor | None:
+    """A fixed point of T by Newton's method on T(x) - x, None when its Jacobian minus 1 is singular."""
+    identity = torch.eye(point.numel(), dtype=point.dtype, device=point.device)
+    for _ in range(8):
+        try:
+            point = point - torch.linalg.solve(jacobian(T, point) - identity, T(point) - point)
+        except RuntimeError:
+            return None
+        if not bool(torch.isfinite(point).all()):
+            return None
+    return point
+
+
+def _capture_radius(T: GradientMap | Map, point: torch.Tensor, generator: torch.Generator) -> float:
+    """The largest of the radii 2^-j max(1, norm) at which 64 sampled Jacobians in the ball all have norm < 1."""
+    d = point.numel()
+    for exponent in range(24):
+        radius = max(1.0, float(point.norm())) * 2.0**-exponent
+        drawn = torch.randn(64, d, generator=generator, dtype=torch.float64)
+        # half of them on the sphere, where the Jacobian is farthest from the one at the point
+        lengths = torch.cat([torch.ones(32), torch.rand(32, generator=generator)]).double()
+        around = point + (radius * lengths[:, None] * drawn / drawn.norm(dim=1, keepdim=True)).to(point)
+        matrices = jacobians(T, around)
+        if bool(torch.isfinite(matrices).all()) and float(torch.linalg.matrix_norm(matrices, 2).max()) < 1:
+            return radius
+    return 0.0
+
+
+def label(
+    step: Map,
+    starts: torch.Tensor,
+    attractors: list[Attractor],
+    *,
+    num_steps: int,
+    tolerance: float,
+    escape: float,
+    every: int = 8,
+    notify: Callable[[str], None] = lambda message: None,
+) -> torch.Tensor:
+    """(m,) int16: the attractor that each start goes to, -1 none in time, -2 it left, -3 it settled elsewhere."""
+    labels = torch.full((starts.shape[0],), -1, dtype=torch.int16, device=starts.device)
+    points, open_places = starts, torch.arange(starts.shape[0], device=starts.device)
+    chunk = max(1, _CACHE_NUMBERS // starts.shape[1]) if starts.device.type == "cpu" else starts.shape[0]
+    for _ in range(math.ceil(num_steps / every)):
+        # a chunk takes several steps while it is in the cache; the few slow starts at the end share one chunk
+        moved = [_steps(step, part, every) for part in points.split(chunk)]
+        before, points = (torch.cat(parts) for parts in zip(*moved, strict=True))
+        verdict = torch.full((points.shape[0],), -1, dtype=torch.int16, device=points.device)
+        size = points.norm(dim=1)
+        verdict[((points - before).norm(dim=1) <= tolerance * size.clamp_min(1.0))] = -3
+        for number, attractor in enumerate(attractors):
+            verdict[(points - attractor.point).norm(dim=1) <= attractor.radius] = number
+        verdict[~(size <= escape)] = -2
+        settled = verdict != -1
+        labels[open_places[settled]] = verdict[settled]
+        points, open_places = points[~settled], open_places[~settled]
+        notify(f"{starts.shape[0] - open_places.numel():,} of {starts.shape[0]:,} starts labelled")
+        if open_places.numel() == 0:
+            break
+    return labels.cpu()
+
+
+def _steps(step: Map, points: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The points after count - 1 and after count steps."""
+    before = points
+    for _ in range(count):
+        before, points = points, step(points)
+    return before, points

@@ -1,0 +1,132 @@
+"""Basins of attraction against known ones, labels for what goes nowhere, and the edge between basins."""
+
+import pytest
+import torch
+
+import tameopt as tame
+from tameopt.dynamics.basin_labels import Basins
+from tameopt.dynamics.gradient_map import GradientMap
+from tameopt.dynamics.intervals import proportion_interval
+
+F64 = torch.float64
+
+
+def lee(t):
+    return t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2
+
+
+def himmelblau(t):
+    return (t[0] ** 2 + t[1] - 11) ** 2 + (t[0] + t[1] ** 2 - 7) ** 2
+
+
+def axis(low, high, n):
+    return torch.linspace(low, high, n, dtype=F64)
+
+
+def test_himmelblau_fractions():
+    """On 500 points an axis: .2557 .2471 .2372 .2599; on 100 the boundary cells allow about one percent."""
+    found = tame.dynamics.basins(GradientMap(himmelblau, 0.002), (axis(-5, 5, 100), axis(-5, 5, 100)))
+    share = {
+        tuple(round(float(x)) for x in a.point): s for a, s in zip(found.attractors, found.fractions, strict=True)
+    }
+    expected = {(3, 2): 0.2557, (4, -2): 0.2471, (-4, -3): 0.2372, (-3, 3): 0.2599}
+    assert share.keys() == expected.keys()
+    for place, fraction in expected.items():
+        assert share[place] == pytest.approx(fraction, abs=0.005)
+    assert 0 < found.boundary_share < 0.05
+    picture = found.picture()
+    assert len(picture.image.z) == 100 and picture.image.categorical[-3:] == ("none", "left", "elsewhere")
+
+
+def test_the_double_well_splits_along_its_stable_manifold():
+    found = tame.dynamics.basins(GradientMap(lee, 0.2), (axis(-1, 1, 20), axis(-1.5, 1.5, 30)))
+    assert found.fractions == (0.5, 0.5)
+    assert bool((found.labels[:, :15] == found.labels[0, 0]).all())
+
+
+def test_starts_beyond_the_escape_radius_leave():
+    """Beyond abs(y) = sqrt((2 + a)/a) the map of the double well throws points out."""
+    edge = ((2 + 0.5) / 0.5) ** 0.5
+    starts = torch.tensor([[0.0, edge * 0.999], [0.0, edge * 1.001]], dtype=F64)
+    both = torch.cat([starts, torch.tensor([[0.1, 0.9], [0.1, -0.9]], dtype=F64)])
+    found = tame.dynamics.basins(GradientMap(lee, 0.5), both)
+    assert int(found.labels[1]) == -2 and int(found.labels[0]) >= 0
+
+
+def test_a_start_on_the_stable_manifold_is_no_basin():
+    found = tame.dynamics.basins(
+        GradientMap(lee, 0.2), torch.tensor([[0.5, 0.0], [0.5, 1e-8], [0.5, -1e-8]], dtype=F64), num_steps=400
+    )
+    assert int(found.labels[0]) == -3
+    assert sorted(found.labels[1:].tolist()) == [0, 1]
+
+
+def test_a_ring_of_minima_is_no_isolated_attractor():
+    ring = GradientMap(lambda t: ((t**2).sum() - 1) ** 2, 0.1)
+    found = tame.dynamics.basins(ring, (axis(-1, 1, 4), axis(-1, 1, 4)), num_steps=400)
+    assert found.attractors == () and found.share(-3) == 1.0
+
+
+def test_functions_that_do_not_act_by_columns_are_batched_all_the_same():
+    """A norm mixes columns when a block is passed at once: the shortcut must notice."""
+    found = tame.dynamics.basins(
+        GradientMap(lambda t: (t.norm() - 2) ** 2 + t[1] ** 2, 0.1), (axis(-3, 3, 8), axis(-3, 3, 8))
+    )
+    assert len(found.attractors) == 2 and found.share(0) == pytest.approx(0.5)
+    swapped = tame.dynamics.basins(
+        GradientMap(lambda t: t.flip(0)[0] ** 2 + t.cumsum(0)[-1] ** 2, 0.1), (axis(-1, 1, 4), axis(-1, 1, 4))
+    )
+    assert swapped.share(0) == 1.0
+
+
+def test_any_map_will_do_and_samples_have_exact_intervals():
+    def cubic(x):
+        return x - 0.5 * (x**3 - x)
+
+    starts = torch.randn(400, 1, generator=torch.Generator().manual_seed(0), dtype=F64)
+    found = tame.dynamics.basins(cubic, starts)
+    low, high = found.interval(0)
+    assert low < 0.5 < high
+    # beyond sqrt(5) the map throws points out
+    assert found.share(-2) == float((starts.abs() > 5**0.5).double().mean())
+    assert found.share(0) + found.share(1) + found.share(-2) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="a boundary share needs a grid"):
+        found.boundary_share  # noqa: B018
+
+
+def test_the_edge_between_two_basins_ends_at_the_saddle():
+    T = GradientMap(himmelblau, 0.005)
+    found = tame.dynamics.basins(T, (axis(-5, 5, 8), axis(-5, 5, 8)))
+    start = [torch.tensor([3.0, y], dtype=F64) for y in (0.5, -0.5)]
+    edge = tame.dynamics.track_edge(T, *start, found.attractors)
+    assert edge.converged
+    assert edge.point.tolist() == pytest.approx([3.3851, 0.0739], abs=1e-3)
+    with pytest.raises(ValueError, match="two different attractors"):
+        tame.dynamics.track_edge(T, start[0], start[0] + 0.01, found.attractors)
+
+
+def test_bad_grids():
+    with pytest.raises(ValueError, match="one non-empty sequence"):
+        tame.dynamics.basins(GradientMap(lee, 0.1), ())
+    with pytest.raises(ValueError, match=r"starts must have shape \(m, d\)"):
+        tame.dynamics.basins(GradientMap(lee, 0.1), torch.zeros(3))
+    line = Basins(torch.zeros(3, dtype=torch.int16), (), (axis(0, 1, 3),), 1)
+    with pytest.raises(ValueError, match="two axes"):
+        line.picture()
+    with pytest.raises(ValueError, match="needs a random sample"):
+        line.interval(0)
+
+
+@pytest.mark.parametrize("successes, trials", [(0, 20), (20, 20), (7, 20)])
+def test_intervals_cover(successes, trials):
+    from scipy.stats import binom
+
+    low, high = proportion_interval(successes, trials)
+    assert low <= successes / trials <= high
+    # at the ends of the interval what was seen has probability 2.5%
+    if successes:
+        assert 1 - binom.cdf(successes - 1, trials, low) == pytest.approx(0.025)
+    if successes < trials:
+        assert binom.cdf(successes, trials, high) == pytest.approx(0.025)
+    with pytest.raises(ValueError, match="0 <= successes <= trials"):
+        proportion_interval(5, 4)
