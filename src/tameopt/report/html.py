@@ -118,10 +118,8 @@ def _head(diagnosis: Diagnosis) -> str:
     also = "".join(
         f"<p><span class=soft>Also ({escaped(kind)}):</span> {prose(text)}</p>" for kind, text in verdict.also
     )
-    effect = f" {prose(verdict.predicted_effect)}" if verdict.predicted_effect else ""
-    following = (
-        f'<p class="next"><b>Next:</b> {prose(verdict.next_action)}{effect}</p>' if verdict.next_action else ""
-    )
+    action = model.next_step(diagnosis)
+    following = f'<p class="next"><b>Next:</b> {prose(action)}</p>' if action else ""
     notes = "".join(f'<p class="note">{prose(note)}</p>' for note in diagnosis.notes)
     bugs = "".join(
         f'<p class="bug"><b>An error of tameopt itself:</b> {escaped(bug)} Please report it.</p>'

@@ -24,7 +24,7 @@ def to_markdown(diagnosis: Diagnosis) -> str:
     lines = [f"## {_text(verdict.title)}: {_text(verdict.sentence)}", ""]
     lines += [f"- {_text(sentence)}" for sentence in verdict.evidence]
     if verdict.next_action:
-        lines += ["", f"**Next:** {_text(verdict.next_action)} {_text(verdict.predicted_effect)}".rstrip()]
+        lines += ["", f"**Next:** {_text(model.next_step(diagnosis))}"]
     lines += [f"\n*Also ({_text(kind)}):* {_text(sentence)}" for kind, sentence in verdict.also]
     lines += ["", f"Confidence: {verdict.confidence}. Run: {_text(model.title(diagnosis))}; "
               + ", ".join(_text(piece) for piece in model.subject(diagnosis)) + ".", ""]  # fmt: skip

@@ -88,6 +88,12 @@ def subject(diagnosis: Diagnosis) -> list[str]:
     return pieces
 
 
+def next_step(diagnosis: Diagnosis) -> str:
+    """The next action and its predicted effect as sentences; "" when there is none."""
+    parts = (diagnosis.verdict.next_action.strip(), diagnosis.verdict.predicted_effect.strip())
+    return " ".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
+
+
 def title(diagnosis: Diagnosis) -> str:
     """The run's path, or the problem's name."""
     return diagnosis.settings.run_path or diagnosis.settings.problem or diagnosis.settings.target

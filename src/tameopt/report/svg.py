@@ -78,7 +78,7 @@ def legend(picture: Picture) -> str:
         return ""
     rows = [
         f'<span class="key"><svg viewBox="0 0 22 10" aria-hidden="true">{_swatch(series, index % COLOURS)}</svg>'
-        f"{prose(series.label)}</span>"
+        f"<span>{prose(series.label)}</span></span>"
         for index, series in enumerate(picture.series)
         if series.label
     ]

@@ -81,8 +81,7 @@ def _verdict(diagnosis: Diagnosis) -> RenderableType:
     for sentence in verdict.evidence:
         table.add_row("", Text(literal(sentence)))
     if verdict.next_action:
-        effect = f" {verdict.predicted_effect}" if verdict.predicted_effect else ""
-        table.add_row("", Text("Next: ", "bold").append(literal(verdict.next_action + effect), "not bold"))
+        table.add_row("", Text("Next: ", "bold").append(literal(model.next_step(diagnosis)), "not bold"))
     for kind, sentence in verdict.also:
         table.add_row("", Text(f"Also ({literal(kind)}): ", "dim").append(literal(sentence), "not dim"))
     if verdict.confidence != "high":

@@ -26,12 +26,11 @@ _LETTERS = {
     "sigma": "σ", "Sigma": "Σ", "tau": "τ", "theta": "θ",
 }  # fmt: skip
 _LETTER = re.compile(rf"(?<![A-Za-z])({'|'.join(_LETTERS)})(?![A-Za-z=])")
-_NORM = re.compile(r"(?<![A-Za-z])norm\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
 _GRAD = re.compile(r"(?<![A-Za-z])grad (?=[A-Za-z])")
 _SUBSCRIPT = re.compile(
     r"(?<![A-Za-z0-9_])([A-Za-zα-ωΑ-Ω])_(?:\{([^{}]{1,12})\}|([A-Za-z0-9*]{1,5})(?![A-Za-z0-9_]))"
 )
-_POWER = re.compile(r"\^(?:\{([^{}]{1,12})\}|(-?[0-9]+(?:\.[0-9]+)?|[A-Za-z](?![A-Za-z])))")
+_POWER = re.compile(r"\^(?:\{([^{}]{1,12})\}|(-?[0-9]+(?:\.[0-9]+)?|-?[A-Za-z](?![A-Za-z])))")
 
 
 def symbols(text: object) -> str:
@@ -43,8 +42,26 @@ def symbols(text: object) -> str:
     words = literal(text)
     for ascii_sign, sign in _SIGNS:
         words = words.replace(ascii_sign, sign)
-    words = _GRAD.sub("∇", _NORM.sub(r"‖\1‖", words))
+    words = _GRAD.sub("∇", _with_bars(words))
     return _LETTER.sub(lambda match: _LETTERS[match[1]], words)
+
+
+def _with_bars(words: str) -> str:
+    """norm(...) as ‖...‖, whatever is nested inside; an unbalanced one stays as it is.
+
+    >>> _with_bars("norm(w(t+s) - S(w(t), s)) and norm(x")
+    '‖w(t+s) - S(w(t), s)‖ and norm(x'
+    """
+    found = re.search(r"(?<![A-Za-z])norm\(", words)
+    if found is None:
+        return words
+    depth = 1
+    for place in range(found.end(), len(words)):
+        depth += {"(": 1, ")": -1}.get(words[place], 0)
+        if depth == 0:
+            inside, rest = words[found.end() : place], words[place + 1 :]
+            return f"{words[: found.start()]}‖{_with_bars(inside)}‖{_with_bars(rest)}"
+    return words
 
 
 def prose(text: object) -> str:
