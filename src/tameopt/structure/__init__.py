@@ -8,5 +8,6 @@
 """
 
 from tameopt.structure.certificate import Operation, Structure, certify
+from tameopt.structure.lint import Lint, lint
 
-__all__ = ["Operation", "Structure", "certify"]
+__all__ = ["Lint", "Operation", "Structure", "certify", "lint"]

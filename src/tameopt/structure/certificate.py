@@ -203,7 +203,7 @@ def certify(
     start = time.perf_counter()
     if wrt not in ("parameters", "inputs", "both"):
         raise ValueError(f"wrt must be 'parameters', 'inputs' or 'both', got {wrt!r}.")
-    subject = _subject(target, loss, inputs, wrt)
+    subject = subject_of(target, loss, inputs, wrt)
     program, notes = _recorded(subject, seed)
     return _structure(subject.name, program, notes, wrt, start, subject.any_data)
 
@@ -233,7 +233,7 @@ def certify_outputs(problem: Problem) -> Structure:
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """A function to trace. run(leaves, part) computes part number `part` (a batch) from the leaves by name."""
 
     name: str
@@ -254,7 +254,8 @@ def _leaf(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().clone().requires_grad_()
 
 
-def _subject(target: Any, loss: Any, inputs: Any, wrt: Wrt) -> _Subject:
+def subject_of(target: Any, loss: Any, inputs: Any, wrt: Wrt) -> Subject:
+    """What `certify(target, loss, inputs, wrt=wrt)` traces."""
     if isinstance(target, Problem):
         if wrt != "parameters":
             raise ValueError(f"a Problem is certified in its parameters, got wrt={wrt!r}: pass the model and inputs.")
@@ -270,10 +271,10 @@ def _subject(target: Any, loss: Any, inputs: Any, wrt: Wrt) -> _Subject:
     raise TypeError(f"certify needs a Problem, a module or a function of theta, got {type(target).__name__}.")
 
 
-def _of_problem(problem: Problem) -> _Subject:
+def _of_problem(problem: Problem) -> Subject:
     leaves = {name: _leaf(view) for name, view in problem.unflatten(problem.theta).items()}
     if problem.is_function:
-        return _Subject(
+        return Subject(
             problem.name, leaves, ((),), module_names(problem.model), lambda parts, _: problem.batch_output(
                 dict(parts), ()), "tame.total",
         )  # fmt: skip
@@ -291,7 +292,7 @@ def _of_problem(problem: Problem) -> _Subject:
             "finite data through the same operators",
         )
     combine = "tame.total" if problem.reduction == "sum" else "tame.average"
-    return _Subject(
+    return Subject(
         problem.name,
         leaves,
         tuple(tuple(tensors_of(batch)) for batch in batches),
@@ -303,7 +304,7 @@ def _of_problem(problem: Problem) -> _Subject:
     )
 
 
-def _of_module(model: nn.Module, loss: Any, inputs: Any, wrt: Wrt) -> _Subject:
+def _of_module(model: nn.Module, loss: Any, inputs: Any, wrt: Wrt) -> Subject:
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(
             "a TorchScript module runs outside what can be recorded: pass the Python module it was made from."
@@ -340,13 +341,13 @@ def _of_module(model: nn.Module, loss: Any, inputs: Any, wrt: Wrt) -> _Subject:
             return functional_call(model, constants, (), dict(batch))
         return functional_call(model, constants, tuple(batch) if isinstance(batch, (tuple, list)) else (batch,))
 
-    return _Subject(type(model).__name__, leaves, (tuple(tensors),), module_names(model), run)
+    return Subject(type(model).__name__, leaves, (tuple(tensors),), module_names(model), run)
 
 
 # -- recording ---------------------------------------------------------------------------------------------
 
 
-def _recorded(subject: _Subject, seed: int) -> tuple[Program, tuple[str, ...]]:
+def _recorded(subject: Subject, seed: int) -> tuple[Program, tuple[str, ...]]:
     """The program of all parts, and what should be said about it."""
     notes = list(subject.notes)
     program = _run_all(subject, subject.leaves)
@@ -385,7 +386,7 @@ def _skeleton(program: Program) -> list[str]:
     ]
 
 
-def _run_all(subject: _Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
+def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
     """Trace every part and join the results with one last node."""
     nodes: list[Node] = []
     outputs: list[Ref | Constant] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,7 +64,7 @@ def guards_of(program: Program, node: Node) -> tuple[tuple[str, str, float], ...
 
 
 def evaluate(
-    node: Node, values: dict[Ref, Value], any_data: bool, guards: tuple[tuple[str, str, float], ...] = ()
+    node: Node, values: Mapping[Ref, Value], any_data: bool, guards: tuple[tuple[str, str, float], ...] = ()
 ) -> list[Value]:
     """What is known about the outputs of a node; guards: see `guards_of`.
 
@@ -119,6 +120,14 @@ def _classical(argument: Any) -> Any:
     return argument.but(autodiff=CLASSICAL) if isinstance(argument, Value) else argument
 
 
+def call_of(program: Program, node: Node, values: Mapping[Ref, Value]) -> Call:
+    """A node's call with what is known about its arguments.
+
+    Raises KeyError where an argument was not reached.
+    """
+    return Call(node.op, _valued(node, values, False), node.shapes, node.outputs, node.dtypes, node.types)
+
+
 def squared(node: Node, call: Call) -> Call:
     """x * x read as x^2, whose range is known to be nonnegative."""
     if node.op.rstrip("_") != "mul":
@@ -143,7 +152,7 @@ def after_cut(node: Node, call: Call, value: Value) -> Value:
     return value if level == value.autodiff else value.but(autodiff=level)
 
 
-def _valued(node: Node, values: dict[Ref, Value], any_data: bool) -> dict[str, Any]:
+def _valued(node: Node, values: Mapping[Ref, Value], any_data: bool) -> dict[str, Any]:
     def one(argument: Any) -> Any:
         if isinstance(argument, Ref):
             return values[argument]

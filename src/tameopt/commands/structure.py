@@ -1,0 +1,60 @@
+"""`tameopt structure`: what kind of function a loss is, with the proof."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tameopt.commands._common import Command, Json, Panel, Seed, Target, emit_json, terminal
+
+
+def structure(
+    target: Target = "digits-mlp",
+    operations: Annotated[
+        bool, typer.Option("--operations", help="Every operation with its line, its row and what is known after it.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Certify the loss: tame or not, smooth or not, what autodiff computes; with a proof that replays."""
+    from tameopt.audit.targets import resolve
+    from tameopt.structure import certify
+
+    problem = resolve(target, seed).problem
+    if problem is None:
+        raise ValueError(f"{target} does not say which problem it was: name the problem, or FILE.py:factory.")
+    found = certify(problem, seed=seed)
+    if as_json:
+        document = found.to_json()
+        document["operations"] = [vars(operation) for operation in found.operations] if operations else []
+        emit_json(document)
+        return
+    console = terminal()
+    console.print(found.summary)
+    rows = [
+        ("class", f"{found.definable}" + (f", degree {found.degree}" if found.degree is not None else "")),
+        ("smoothness", found.smoothness + ("" if found.total else ", where it is defined")),
+        ("autodiff", found.autodiff),
+        ("bounded below", "not shown" if found.lower_bound is None else f"by {found.lower_bound:.6g}"),
+        ("convex", found.shape if found.shape in ("convex", "affine") else "not shown"),
+        ("verdict", str(found.verdict)),
+    ]
+    for name, text in rows:
+        console.print(f"  {name:<14}{text}")
+    for item in found.obstructions:
+        console.print(f"  missing: {item}")
+    for operation in found.kinks:
+        where = operation.line or f"module {operation.module or '?'}"
+        console.print(
+            f"  kink or gap: {operation.operator} at {where} ({operation.smoothness}, {operation.autodiff})"
+        )
+    for note in found.notes:
+        console.print(f"  note: {note}")
+    if operations:
+        for operation in found.operations:
+            where = operation.line or f"module {operation.module or '?'}"
+            console.print(f"  {operation.operator:<24}{operation.result:<60}{where}")
+
+
+ENTRY = Command("structure", Panel.TOOLS, structure)
