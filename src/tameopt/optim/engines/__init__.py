@@ -8,7 +8,7 @@ from types import ModuleType
 from tameopt.optim.plan import Choice, Signature
 
 # fastest first
-NAMES = ("cpu", "eager")
+NAMES = ("triton", "cpu", "eager")
 
 
 def engine(name: str) -> ModuleType:

@@ -170,10 +170,9 @@ def run(
         bucket.cache["compile_seconds"] = kernel.seconds
     if not tables.elements or not rows:
         return
-    given = list(gradients)
-    for place in np.flatnonzero(row_of < 0):  # an address nobody reads
-        given[place] = bucket.units[place].theta
-    present: list[torch.Tensor] = given  # type: ignore[assignment]
+    present: list[torch.Tensor] = gradients  # type: ignore[assignment]
+    if (row_of < 0).any():  # an address that nobody reads
+        present = [unit.theta if g is None else g for g, unit in zip(gradients, bucket.units, strict=True)]
     if [g.stride() for g in present] != tables.strides:
         present = [match_strides(g, unit.theta) for g, unit in zip(present, bucket.units, strict=True)]
     tables.addresses[1] = [g.data_ptr() for g in present]
