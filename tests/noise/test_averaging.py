@@ -16,7 +16,7 @@ from tameopt.noise.averaging import (
     stationary_covariance,
     stationary_variance,
 )
-from tameopt.noise.cheap_gradient import cheap_gradient
+from tameopt.noise.gradient_cost import cheap_gradient
 from tameopt.problem import Problem
 
 

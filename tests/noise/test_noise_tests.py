@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tameopt.noise.growth import growth_model
+from tameopt.noise.hill import hill, tail_index
 from tameopt.noise.martingale_tests import noise_tests
-from tameopt.noise.tail_index import hill, tail_index
 
 
 def _reshuffled(rng: np.random.Generator, epochs: int, per_epoch: int, d: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 
 from tameopt.noise.interpolation import interpolate
 from tameopt.noise.ode_method import pseudo_trajectory
-from tameopt.noise.pseudo_trajectory import flow_distance
+from tameopt.noise.window_distance import flow_distance
 from tameopt.noise.windows import Window
 from tameopt.optim.schedules import Constant, Power
 from tameopt.problem import Problem

@@ -1,8 +1,8 @@
 """Where stochastic gradient settles with a constant step, and what averaging its iterates gives.
 
 Near a minimum with Hessian H and noise covariance S, theta_{k+1} = theta_k - alpha (H theta_k + xi_k) has the
-stationary covariance V = (I - alpha H) V (I - alpha H) + alpha^2 S; the average of K iterates has covariance H^-1 S H^-1 / K
-(Polyak and Juditsky 1992), the least there is.
+stationary covariance V = (I - alpha H) V (I - alpha H) + alpha^2 S; the average of K iterates has covariance
+H^-1 S H^-1 / K (Polyak and Juditsky 1992), the least there is.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def _solve(problem: Problem, theta: torch.Tensor, right: torch.Tensor, tolerance
         following = float(residual.square().sum())
         direction, square = residual + (following / square) * direction, following
     raise ValueError(
-        f"the system H u = v must be solved to {tolerance:g}, it reached {math.sqrt(square / start):.2g}: the Hessian "
-        "is too ill-conditioned for an interval."
+        f"the system H u = v must be solved to {tolerance:g}, it reached {math.sqrt(square / start):.2g}: the "
+        "Hessian is too ill-conditioned for an interval."
     )
 
 

@@ -12,7 +12,7 @@ from tameopt.evidence import Cost, Finding, Scope, Verdict, measured, refuted, u
 from tameopt.noise import ode_findings, record_findings
 from tameopt.noise.conditions import StepConditions, step_conditions
 from tameopt.noise.covariance import NoiseAt, batch_factor, noise_at
-from tameopt.noise.limit_set import limit_set
+from tameopt.noise.limit_interval import limit_set
 from tameopt.optim import schedules
 from tameopt.picture import Picture, Series
 from tameopt.run import Run

@@ -10,7 +10,7 @@ import torch
 from tameopt.analysis import Answer, Context
 from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
 from tameopt.noise.ode_method import PseudoTrajectory, measure_windows
-from tameopt.noise.pseudo_trajectory import FlowDistance, flow_distance, leading_plane
+from tameopt.noise.window_distance import FlowDistance, flow_distance, leading_plane
 from tameopt.noise.windows import Window, read_window, spans
 from tameopt.picture import Picture, Series
 from tameopt.run import Run
