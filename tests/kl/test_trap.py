@@ -336,3 +336,13 @@ def test_a_wrong_estimate_does_not_become_a_proof(certified, monkeypatch):
     certificate = certify_shallow(net, 1.0)
     assert certificate.verdict is Verdict.UNKNOWN
     assert "not by a margin" in certificate.reason
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_shared_weights_are_refused(bias):
+    # the shared matrix would look like a frozen output layer, and its gradient would be half of the truth
+    first, last = nn.Linear(4, 4, bias=bias), nn.Linear(4, 4, bias=False)
+    last.weight = first.weight
+    problem = Problem(nn.Sequential(first, nn.Tanh(), last).double(), MSE, samples(2, 4, 4))
+    assert "share parameters" in recognise(problem)
+    assert "share parameters" in trap_certificate(problem).reason

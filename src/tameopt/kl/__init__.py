@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tameopt.kl.exponent import Exponent, bound, exponent
 from tameopt.kl.fit import Fit, fit
+from tameopt.kl.margin import MarginCertificate, margin_certificate
 from tameopt.kl.ntk import TangentKernel, ntk
 from tameopt.kl.pl import PathPL, pl_constant
 from tameopt.kl.rates import Rate, rates
@@ -12,6 +13,7 @@ from tameopt.kl.trap import TrapCertificate, check, trap_certificate
 __all__ = [
     "Exponent",
     "Fit",
+    "MarginCertificate",
     "PathPL",
     "Rate",
     "TangentKernel",
@@ -20,6 +22,7 @@ __all__ = [
     "check",
     "exponent",
     "fit",
+    "margin_certificate",
     "ntk",
     "pl_constant",
     "rates",

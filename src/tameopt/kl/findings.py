@@ -15,6 +15,7 @@ from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
 from tameopt.kl.fit import Fit, fit
 from tameopt.kl.gradient_law import GradientLaw, gradient_law
 from tameopt.kl.least_squares import least_squares
+from tameopt.kl.margin import homogeneous_layers, margin_certificate
 from tameopt.kl.ntk import ntk
 from tameopt.kl.online import online_certificate, seconds_of_certificate, why_not
 from tameopt.kl.path import path_length
@@ -232,6 +233,25 @@ def _trap_skip(context: Context) -> str:
     return reason
 
 
+def _analyse_margin(context: Context) -> Answer:
+    begun = time.perf_counter()
+    found = margin_certificate(context.problem, context.theta)
+    table: dict[str, Any] = {"degree": found.degree, "classes": found.classes}
+    for name in ("ratio", "margin", "alignment"):
+        number = getattr(found, name)
+        table[name] = number if math.isfinite(number) else None
+    return Answer((found.finding(),), facts={"kl.margin": table}, cost=Cost(2.0, seconds=time.perf_counter() - begun))
+
+
+def _margin_skip(context: Context) -> str:
+    if _no_outputs(context):
+        return _no_outputs(context)
+    found = homogeneous_layers(context.problem, context.theta)
+    if isinstance(found, str):
+        return f"the margin certificate needs a homogeneous network: {found}"
+    return ""
+
+
 ANALYSES: tuple[Analysis, ...] = (
     Analysis(
         "kl.run",
@@ -256,5 +276,13 @@ ANALYSES: tuple[Analysis, ...] = (
         _trap_cost,
         _analyse_trap,
         _trap_skip,
+    ),
+    Analysis(
+        "kl.margin",
+        "Is it proved that the classification loss goes to zero from here?",
+        ("trap.margin",),
+        lambda context: Cost(gradients=3.0, seconds=0.1 + 1e-8 * context.problem.n * context.problem.dim),
+        _analyse_margin,
+        _margin_skip,
     ),
 )

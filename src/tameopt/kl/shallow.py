@@ -153,6 +153,9 @@ def recognise(problem: Problem, theta: torch.Tensor | None = None) -> Shallow | 
     if X.shape[1] != W.shape[1] or Y.shape[1] != C.shape[0]:
         return f"inputs {X.shape} and targets {Y.shape} do not fit the layers {W.shape} and {C.shape}"
     shallow = Shallow(W, C, b, e, X, Y, activation, gain, scale, trained)
+    sizes = {"W": W.size, "b": W.shape[0], "C": C.size, "e": C.shape[0]}
+    if sum(sizes[name] for name in trained) != problem.dim:
+        return "the model has trained parameters besides its layers' own, or shares some between layers"
     return _disagreement(shallow, problem, parameters) or shallow
 
 
@@ -188,6 +191,9 @@ def _from_sequential(model: nn.Module, parameters: dict[str, torch.Tensor]) -> _
         return "softplus must have beta 1 and torch's threshold 20"
     if type(middle) is nn.GELU and middle.approximate != "none":
         return "GELU must be the exact one (approximate='none')"
+    tensors = [tensor for layer in (first, last) for tensor in (layer.weight, layer.bias) if tensor is not None]
+    if len({id(tensor) for tensor in tensors}) < len(tensors):
+        return "the layers share parameters"
     names = {id(module): name for name, module in model.named_modules()}
 
     def tensor(module: nn.Module, kind: str) -> tuple[np.ndarray | None, bool]:
