@@ -59,6 +59,7 @@ def test_phase_of_the_epoch_matters() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("m", [500, 5000])
 def test_size_is_nominal(m: int) -> None:
     """5% level, 2,500 (n=500) and 1,200 (n=5,000) simulations: standard errors 0.44 and 0.63 points."""

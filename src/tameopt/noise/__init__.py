@@ -13,7 +13,7 @@ from tameopt.noise.gradient_cost import CheapGradient, cheap_gradient
 from tameopt.noise.growth import GrowthModel, growth_model
 from tameopt.noise.hill import TailIndex, tail_index
 from tameopt.noise.interpolation import Interpolated, interpolate
-from tameopt.noise.limit_interval import LimitSet, limit_set
+from tameopt.noise.limit_interval import AccumulationPoint, LimitSet, accumulation_points, limit_set
 from tameopt.noise.martingale_tests import NoiseTests, noise_tests
 from tameopt.noise.ode_method import PseudoTrajectory, pseudo_trajectory
 from tameopt.noise.recorded import RunNoise, recorded_noise, run_noise
@@ -22,10 +22,10 @@ from tameopt.noise.window_distance import FlowDistance, flow_distance
 from tameopt.noise.windows import Window, read_window, spans
 
 __all__ = [
-    "AverageConfidence", "CheapGradient", "FlowDistance", "GrowthModel", "Importance", "Interpolated", "LimitSet",
-    "NoiseAt", "NoiseTests", "PseudoTrajectory", "RunNoise", "Sampler", "StepConditions", "Stratified", "TailIndex",
-    "Uniform", "Window", "average_confidence", "batch_factor", "batch_means_error", "cheap_gradient", "flow_distance",
-    "growth_model", "interpolate", "limit_set", "noise_at", "noise_tests", "pseudo_trajectory", "read_window",
-    "recorded_noise", "run_noise", "spans", "stationary_covariance", "stationary_variance", "step_conditions",
-    "tail_index",
+    "AccumulationPoint", "AverageConfidence", "CheapGradient", "FlowDistance", "GrowthModel", "Importance",
+    "Interpolated", "LimitSet", "NoiseAt", "NoiseTests", "PseudoTrajectory", "RunNoise", "Sampler",
+    "StepConditions", "Stratified", "TailIndex", "Uniform", "Window", "accumulation_points", "average_confidence",
+    "batch_factor", "batch_means_error", "cheap_gradient", "flow_distance", "growth_model", "interpolate",
+    "limit_set", "noise_at", "noise_tests", "pseudo_trajectory", "read_window", "recorded_noise", "run_noise",
+    "spans", "stationary_covariance", "stationary_variance", "step_conditions", "tail_index",
 ]  # fmt: skip

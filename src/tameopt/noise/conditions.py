@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from tameopt.evidence import Certificate, Finding, Scope, Verdict, combine, proved, refuted, unknown
+from tameopt.noise._display import HtmlText
 from tameopt.noise.tails import Tail, exact, tail_of
 from tameopt.optim import schedules
 from tameopt.optim.schedules import Real, Schedule
@@ -23,7 +24,7 @@ _SOURCE = "Robbins and Monro 1951; Benaim 1999, Prop. 4.2 and 4.4"
 
 
 @dataclass(frozen=True)
-class StepConditions:
+class StepConditions(HtmlText):
     """What the steps of one schedule, continued for ever, satisfy.
 
     Each of `constant`, `positive`, `vanishes`, `diverges`, `square_summable`, `robbins_monro` (both of the last),

@@ -322,8 +322,7 @@ def values(context: Context) -> Answer:
     assert run is not None
     claim = "values.limit_set"
     at, full = run.series("full_loss")
-    times = _times_of(run, at)
-    found = limit_set(at, full, times)
+    found = limit_set(run)
     if found.verdict == "too short":
         finding = unknown(
             claim,
@@ -384,15 +383,6 @@ def _noise_stays(context: Context, run: Run) -> bool:
         return step_conditions(schedules.from_json(recorded)).vanishes is Verdict.REFUTED
     except ValueError:
         return False
-
-
-def _times_of(run: Run, at: np.ndarray) -> np.ndarray | None:
-    """tau at the recorded steps, from the recorded step sizes; None when they are not recorded at every step."""
-    steps_of, alphas = run.series("lr")
-    if not at.size or not steps_of.size or steps_of[0] != 0 or not np.array_equal(steps_of, np.arange(steps_of.size)):
-        return None
-    times = np.concatenate([[0.0], np.cumsum(alphas)])
-    return times[at] if at.max() < times.size else None
 
 
 # -- the table ---------------------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tameopt.noise._display import HtmlText
 from tameopt.problem import Problem
 
 
 @dataclass(frozen=True)
-class CheapGradient:
+class CheapGradient(HtmlText):
     """The cost of a gradient against that of a value.
 
     time_ratio, time_quartiles: median and quartiles of seconds(gradient) / seconds(value), both over the whole data.

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tameopt.extras import require
+from tameopt.noise._display import HtmlText
 
 
 @dataclass(frozen=True)
-class GrowthModel:
+class GrowthModel(HtmlText):
     """A fitted growth model.
 
     A, B, C: >= 0, least squares; intervals: 95% bootstrap intervals of the three. explained: share of the variance

@@ -11,9 +11,11 @@ from typing import Literal
 
 import numpy as np
 
+from tameopt.noise._display import HtmlText
+
 
 @dataclass(frozen=True)
-class TailIndex:
+class TailIndex(HtmlText):
     """Hill's estimate of alpha in P(X > x) ~ x^-alpha.
 
     alpha, interval: the estimate from the k largest of `sample_size` numbers, its asymptotic 95% interval.

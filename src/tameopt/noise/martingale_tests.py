@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from tameopt.noise._display import HtmlText
+
 _FLIPS = 399  # our choice: p-values in steps of 1/400
 _DIMENSIONS = 32  # our choice: random directions kept of a long vector; inner products err by 1/sqrt(32)
 _POWER_TRIALS = 60
 
 
 @dataclass(frozen=True)
-class NoiseTests:
+class NoiseTests(HtmlText):
     """The tests of one stretch of noise.
 
     names, statistics, p_values: one entry a test; p_values are corrected for testing all of them.

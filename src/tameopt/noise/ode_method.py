@@ -15,6 +15,7 @@ import torch
 
 from tameopt.dynamics.batched_rk import Field
 from tameopt.dynamics.flow import descent_field, gradient_flow
+from tameopt.noise._display import HtmlText
 from tameopt.noise.windows import Window, read_window, spans
 from tameopt.problem import Problem
 from tameopt.run import Run
@@ -26,7 +27,7 @@ Conclusion = Literal["follows", "stays near", "departs", "inconclusive"]
 
 
 @dataclass(frozen=True)
-class PseudoTrajectory:
+class PseudoTrajectory(HtmlText):
     """D_T over windows of a run; all arrays have one entry a window, in the order of the steps.
 
     T: length of a window in time. steps: first step k. times: tau_k minus that of the first window, where the run

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tameopt.dynamics.flow import descent_field
+from tameopt.noise._display import HtmlText
 from tameopt.noise.covariance import noise_at
 from tameopt.noise.growth import GrowthModel, growth_model
 from tameopt.noise.hill import TailIndex, tail_index
@@ -47,7 +48,7 @@ def increments(problem: Problem, window: Window) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class RunNoise:
+class RunNoise(HtmlText):
     """The noise of a run, tested.
 
     tests: whether it is a martingale difference. tail_norm: the tail index of norm(M_k); tail_direction: of one fixed
@@ -61,6 +62,11 @@ class RunNoise:
     tail_direction: TailIndex | None
     traces: tuple[tuple[int, float, float, float], ...]
     growth: GrowthModel | None
+
+    def __repr__(self) -> str:
+        tail = "" if self.tail_norm is None else f", tail {self.tail_norm.verdict}"
+        word = "no martingale difference" if self.tests.rejected else "no bias seen"
+        return f"RunNoise({word} in {self.steps.size} steps, p = {self.tests.p_value:.3g}{tail})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -1,0 +1,68 @@
+"""The limit interval and the accumulation points on runs made by hand, and the corollary's warning cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tameopt import problems
+from tameopt.noise import accumulation_points, limit_set
+from tameopt.noise.limit_interval import limit_interval
+from tameopt.run import Run
+
+STEPS = np.arange(0, 4000, 20)
+
+
+def test_verdicts() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=STEPS.size)
+    assert limit_interval(STEPS, 1 + 0.99 ** (STEPS / 2)).verdict == "shrinking"
+    assert limit_interval(STEPS, 1 + noise / np.sqrt(STEPS + 1.0) ** 1.5).verdict == "shrinking"
+    assert limit_interval(STEPS, 1 + 0.1 * noise).verdict == "steady"
+    assert limit_interval(STEPS, 5 - STEPS / 1000).verdict == "drifting"
+    assert limit_interval(STEPS, np.ones(STEPS.size)).verdict == "shrinking"
+    assert limit_interval(STEPS[:10], noise[:10]).verdict == "too short"
+
+
+def test_slow_oscillation_between_two_values_is_not_called_convergence() -> None:
+    """An interval as limit set, which the theorem excludes for tame F: a run that does this must not pass."""
+    found = limit_interval(STEPS, 1 + 0.3 * np.sin(STEPS / 120))
+    assert found.verdict == "steady"
+    low, high = found.interval
+    assert low == pytest.approx(0.7, abs=0.02) and high == pytest.approx(1.3, abs=0.02)
+    assert found.width == pytest.approx(0.6, abs=0.04)
+
+
+def test_non_finite_values_are_left_out(tmp_path: Path) -> None:
+    values = 1 + 0.99 ** (STEPS / 2)
+    values[50] = np.nan
+    with Run.create(tmp_path / "run", {}) as run:
+        run.record_many(STEPS, {"full_loss": values})
+        found = limit_set(run)
+    assert found.verdict == "shrinking" and "since step" in repr(found)
+    assert "<pre>LimitSet(" in found._repr_html_()
+
+
+def test_two_basins_are_two_accumulation_points(tmp_path: Path) -> None:
+    problem = problems.load("saddle")  # minima at (0, 1) and (0, -1)
+    rng = np.random.default_rng(0)
+    thetas = 0.01 * rng.normal(size=(400, 2))
+    thetas[:, 1] += np.where(np.arange(400) % 100 < 70, 1.0, -1.0)
+    with Run.create(tmp_path / "run", {}) as run:
+        run.save_block("theta", range(400), torch.as_tensor(thetas))
+        points = accumulation_points(problem, run)
+    assert len(points) == 2 and points[0].visits > points[1].visits
+    for point, y in zip(points, (1.0, -1.0), strict=True):
+        assert point.centre.tolist() == pytest.approx([0.0, y], abs=0.02)
+        assert point.gradient_norm < 0.05 and point.value == pytest.approx(-0.25, abs=1e-3)
+        assert "visits within" in repr(point)
+
+
+def test_too_few_iterates(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run", {}) as run:
+        run.save_block("theta", range(3), torch.zeros(3, 2))
+        with pytest.raises(ValueError, match="at least 4 finite iterates of the last quarter must be"):
+            accumulation_points(problems.load("saddle"), run)
