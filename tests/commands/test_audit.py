@@ -235,3 +235,15 @@ def test_runs_are_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert "SGD(lr=0.01)" in shown and "not audited yet" in shown
     assert "fast ends lower than slow" in (tmp_path / "both.html").read_text()
     assert "at least two runs, got 1" in _error(capsys, "compare", "slow")
+
+
+def test_step_sizes_of_a_problem_and_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["lr", "quadratic", "-q"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("quadratic at the start\nA step above 0.2 is unstable here")
+    assert cli.main(["train", *QUICK, "--out", "r"]) == 0
+    capsys.readouterr()
+    assert cli.main(["lr", "r", "-q", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["where"] == "at step 40"
+    assert data["steps"]["whole"]["limit"][1] == pytest.approx(0.2)

@@ -1,0 +1,101 @@
+"""`tameopt lr`: which step sizes suit a problem or the end of a run, and why."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, printable, terminal
+from tameopt.commands._training import Argument, BatchSize, Optimizer, batch_size_of, pairs
+
+if TYPE_CHECKING:
+    from tameopt.audit.step_interval import StepInterval
+
+
+def lr(
+    target: Target = "digits-mlp",
+    optimizer: Optimizer = None,
+    argument: Argument = [],  # noqa: B006  typer copies it
+    batch_size: BatchSize = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int | None:
+    """Say which step sizes suit a problem at its start, or a recorded run at its last iterate, whole and by layer.
+
+    From the curvature (1/lambda_max, the optimizer's stability limit) and the gradient noise (the step that lowers F
+    most in expectation). Local: curvature moves as training goes on.
+    """
+    import torch
+
+    from tameopt.audit.step_interval import step_interval
+    from tameopt.audit.targets import resolve
+    from tameopt.commands._progress import progress
+
+    found = resolve(target, seed)
+    problem, theta, where = found.problem, None, "at the start"
+    name, arguments = optimizer or str(found.training.get("optimizer", "SGD")), pairs(argument)
+    size = batch_size_of(batch_size) or found.training.get("batch_size", 64) or "full"
+    if problem is None:
+        raise ValueError(f"{target} does not say which problem it recorded: give the problem itself.")
+    if found.run is not None:
+        meta, steps = found.run.meta, found.run.vector_steps()
+        if not len(steps):
+            raise ValueError(f"{target} has no iterate on record: audit a run that saved theta.")
+        theta, where = found.run.vector(int(steps[-1])), f"at step {int(steps[-1]):,}"
+        recorded = meta.get("optimizer") or {}
+        name = optimizer or str(recorded.get("name", "SGD"))
+        if optimizer is None:
+            arguments = {**recorded.get("arguments", {}), **arguments}
+        size = batch_size_of(batch_size) or meta.get("batch_size") or 64
+    if problem.dtype is torch.float32 and problem.dim <= 2_000_000:
+        problem = problem.to(torch.float64)
+    if theta is not None:
+        theta = theta.to(problem.device, problem.dtype)
+    with progress(quiet) as say:
+        say("measuring curvature and noise")
+        answer = step_interval(
+            problem,
+            theta,
+            optimizer=name,
+            arguments=arguments,
+            batch_size=None if size == "full" else int(size),
+            seed=seed,
+        )
+    if as_json:
+        emit_json({"target": found.text, "where": where, "sentences": answer.sentences(), "steps": answer})
+    else:
+        _print(answer, f"{found.text} {where}")
+    return None
+
+
+def _print(answer: StepInterval, head: str) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = terminal()
+    console.print(Text(printable(head), "bold"))
+    for sentence in answer.sentences():
+        console.print(Text(printable(sentence)))
+    if not answer.groups:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("Module (the others standing still)")
+    for heading in ("Parameters", "lambda_max", "1/lambda_max", "Limit"):
+        table.add_column(heading, justify="right")
+    for group in answer.groups:
+        high = group.limit[1]
+        table.add_row(
+            Text(printable(group.name)),
+            f"{group.size:,}",
+            f"{group.lambda_max:.3g}",
+            "—" if math.isinf(group.descent) else f"{group.descent:.3g}",
+            "—" if math.isinf(high) else f"{high:.3g}",
+        )
+    console.print()
+    console.print(table)
+    if answer.left_out:
+        console.print(Text(f"not measured: {printable(', '.join(answer.left_out))}", "dim"))
+
+
+ENTRY = Command("lr", Panel.RUNS, lr)

@@ -1,0 +1,75 @@
+"""`tameopt spectrum`, `critical` and `basins`: text, JSON, and what they refuse."""
+
+import json
+
+import pytest
+import torch
+
+from tameopt.cli import main
+from tameopt.run import Run
+
+
+@pytest.fixture
+def text_of(capsys):
+    def call(*words):
+        assert main([*words, "-q"]) == 0
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def document_of(text_of):
+    return lambda *words: json.loads(text_of(*words, "--json"))
+
+
+def test_spectrum_of_a_function_and_of_a_network(document_of, text_of):
+    small = document_of("spectrum", "rosenbrock")
+    assert small["complete"] and len(small["eigenvalues"]) == 2
+    large = document_of("spectrum", "digits-linear", "-k", "2", "--density")
+    assert len(large["eigenvalues"]) == 4 and large["missed_99"] > 0
+    assert large["trace"]["standard_error"] > 0
+    text = text_of("spectrum", "rosenbrock")
+    assert "Eigenvalue" in text and "Hessian products" in text
+
+
+def test_critical_proves_what_is_small(document_of, text_of):
+    one = document_of("critical", "rosenbrock")
+    assert (one["kind"], one["verdict"]) == ("not critical", "PROVED")
+    every = document_of("critical", "saddle", "--box", "2")
+    assert every["verdict"] == "PROVED"
+    assert sorted(point["kind"] for point in every["points"]) == ["minimum", "minimum", "strict saddle"]
+    found = document_of("critical", "saddle", "--search", "20")
+    assert sum(point["starts"] for point in found["points"]) <= 20
+    assert "strict saddle" in text_of("critical", "saddle", "--box", "2")
+
+
+def test_basins_with_a_picture(tmp_path, document_of, text_of):
+    found = document_of("basins", "saddle", "--points", "30", "--picture", str(tmp_path / "b.svg"))
+    assert [attractor["share"] for attractor in found["attractors"]] == [0.5, 0.5]
+    assert (tmp_path / "b.svg").stat().st_size > 1000
+    assert "Goes to" in text_of("basins", "saddle", "--points", "10")
+
+
+def test_a_recorded_step_is_looked_at(tmp_path, document_of, capsys):
+    with Run.create(tmp_path / "run", {"target": "saddle", "d": 2}) as run:
+        run.save_vectors(7, {"theta": torch.zeros(2, dtype=torch.float64)})
+    at = document_of("critical", str(tmp_path / "run"), "--step", "7")
+    assert at["point"] == "step 7" and at["kind"] == "strict saddle" and at["verdict"] == "PROVED"
+    assert main(["critical", str(tmp_path / "run"), "--step", "9", "-q"]) == 2
+    assert "the nearest is --step 7" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("basins", "digits-linear"), "basins are drawn for two parameters"),
+        (("basins", "saddle", "--points", "1"), "--points must be at least 2"),
+        (("critical", "saddle", "--box", "-1"), "--box must be > 0"),
+        (("spectrum", "saddle", "--step", "3"), "--step needs the folder of a recorded run"),
+        (("spectrum", "sadle"), "Did you mean 'saddle'"),
+    ],
+)
+def test_refusals(words, message, capsys):
+    assert main([*words, "-q"]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
