@@ -9,6 +9,7 @@ import torch
 
 from tameopt.optim import checks, engines
 
+LOW_PRECISION = ("nearest", "kahan", "master", "stochastic")
 Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 Closure = Callable[[], Any]
 
@@ -18,13 +19,17 @@ class Extras(TypedDict, total=False):
 
     engine: "auto" (default), or one of `tameopt.optim.engines.NAMES`; clip_norm: gradients are scaled so that the
     norm of all together is at most this, as `torch.nn.utils.clip_grad_norm_` does, but `.grad` is not written to;
-    clip_each: the same for each parameter's norm; clip_value: each element is moved into [-clip_value, clip_value].
+    clip_each: the same for each parameter's norm; clip_value: each element is moved into [-clip_value, clip_value];
+    state_dtype: dtype of the states (default: the parameter's); low_precision: how 16-bit parameters are stored,
+    "nearest" (default), "kahan", "master" or "stochastic", see `Modifiers`.
     """
 
     engine: str
     clip_norm: float
     clip_each: float
     clip_value: float
+    state_dtype: torch.dtype
+    low_precision: str
 
 
 def checked_extras(extras: Mapping[str, Any], allowed: tuple[str, ...] = ("auto", *engines.NAMES)) -> dict[str, Any]:
@@ -45,4 +50,11 @@ def checked_extras(extras: Mapping[str, Any], allowed: tuple[str, ...] = ("auto"
     checks.above_zero(**clips)
     if "clip_norm" in clips and "clip_each" in clips:
         raise ValueError("only one of clip_norm and clip_each can be set, got both: drop one.")
+    if extras.get("low_precision", "nearest") not in LOW_PRECISION:
+        raise ValueError(
+            f"low_precision must be one of {', '.join(LOW_PRECISION)}, got {extras['low_precision']!r}: choose one."
+        )
+    state_dtype = extras.get("state_dtype", torch.float32)
+    if not (isinstance(state_dtype, torch.dtype) and state_dtype.is_floating_point):
+        raise TypeError(f"state_dtype must be a floating-point torch.dtype, got {state_dtype!r}: torch.float32, say.")
     return dict(extras)

@@ -19,9 +19,9 @@ from tameopt.optim.rule import Rule
 # operation -> number of inputs; "theta", "g", "state", "coefficient" and "constant" are leaves
 ARITY = {
     "theta": 0, "g": 0, "state": 0, "coefficient": 0, "constant": 0,
-    "negative": 1, "sqrt": 1, "absolute": 1, "sign": 1,
-    "add": 2, "subtract": 2, "multiply": 2, "divide": 2, "maximum": 2, "minimum": 2, "power": 2,
-    "less": 2, "greater": 2, "where": 3,
+    "negative": 1, "sqrt": 1, "absolute": 1, "sign": 1, "stored": 1,
+    "add": 2, "subtract": 2, "multiply": 2, "divide": 2, "maximum": 2, "minimum": 2, "power": 2, "dithered": 2,
+    "less": 2, "greater": 2, "same": 2, "where": 3,
 }  # fmt: skip
 _SCALARS = ("coefficient", "constant")
 
@@ -42,7 +42,7 @@ class Symbol:
     def binary(operation: str, x: Any, y: Any) -> Symbol:
         """A function of two values, at least one of them a symbol."""
         pair = _lift(x), _lift(y)
-        if operation not in ("less", "greater") and all(each.operation in _SCALARS for each in pair):
+        if operation not in ("less", "greater", "same") and all(each.operation in _SCALARS for each in pair):
             raise TypeError(
                 f"an update rule must not {operation} two scalars ({pair[0]!r} and {pair[1]!r}): each element would "
                 "pay for it, in low precision. Compute it in `coefficients`."
@@ -170,7 +170,7 @@ def trace(rule: Rule, flags: tuple[tuple[str, Any], ...], states: tuple[str, ...
     """
     state = SimpleNamespace(**{name: Symbol("state", name=name) for name in states})
     theta, new = rule.update(
-        Symbol("theta"), Symbol("g"), state, _recorder("coefficient"), SimpleNamespace(**dict(flags))
+        Symbol("theta"), Symbol("g"), state, _recorder("coefficient"), SimpleNamespace(**dict(flags), storage=None)
     )
     unknown = set(new) - set(states)
     if unknown:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tameopt.optim.layout import is_dense
+
 # A float, a tensor or a symbol. Rules are generic in it; Any keeps their arithmetic readable.
 Value = Any
 
@@ -117,3 +119,41 @@ def average(old: Value, new: Value, keep: Value, take: Value, slow: bool) -> Val
     slow: whether keep > 1/2; torch measures from the nearer end, which matters for infinities.
     """
     return old + take * (new - old) if slow else new - keep * (new - old)
+
+
+def same(x: Value, y: Value) -> Value:
+    """Whether x equals y; false for NaN."""
+    if isinstance(x, torch.Tensor | int | float):
+        return x == y
+    return x.binary("same", x, y)
+
+
+def stored(x: Value, dtype: Any) -> Value:
+    """x rounded to nearest as the parameter will hold it, still in the dtype of the arithmetic.
+
+    dtype: the parameter's, for tensors; a symbol leaves it to the engine.
+    """
+    return x.to(dtype).to(x.dtype) if isinstance(x, torch.Tensor) else x.apply("stored")
+
+
+def dithered(x: Value, seed: Value) -> Value:
+    """x rounded to bfloat16 up or down at random, so that the mean over seeds is x; NaN and infinities as they are.
+
+    The random bits are a hash (C. Wellons' lowbias32) of the element's place in memory and the seed, a whole number
+    below 2^24, so all engines and all replicas round alike. x: float32.
+    """
+    if not isinstance(x, torch.Tensor):
+        return x.binary("dithered", x, seed)
+    place = torch.arange(x.numel(), device=x.device).as_strided(x.shape, _dense_strides(x))
+    h = (place + int(seed) * 0x9E3779B9) & 0xFFFFFFFF
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        h = ((h ^ (h >> shift)) * factor) & 0xFFFFFFFF
+    bits = x.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+    bits = (bits + (h & 0xFFFF)) & 0xFFFF0000
+    rounded = torch.where(bits >= 1 << 31, bits - (1 << 32), bits).to(torch.int32).view(torch.float32)
+    return torch.where(x.isfinite(), rounded, x)
+
+
+def _dense_strides(x: torch.Tensor) -> tuple[int, ...]:
+    """The tensor's strides when its elements fill memory, else those of rows."""
+    return x.stride() if is_dense(x) else torch.empty(x.shape, device="meta").stride()

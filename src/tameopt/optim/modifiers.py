@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from tameopt.optim.functions import Value, clip, where
+import torch
+
+from tameopt.optim.functions import Value, clip, dithered, same, stored, where
 from tameopt.optim.rule import Numbers, Options, Rule, State
 
 AVERAGE = "average"
@@ -23,12 +25,23 @@ class Modifiers:
     scale: g is multiplied by the step's `g_scale` (unscaling, clipping by a norm); bound: g is moved into
     [-g_bound, g_bound]; shrink: theta -= lr * weight_decay * theta before the step, from the group's options (Keras'
     weight decay); average: keep an exponential average of theta, and write it back every so often (Keras' EMA).
+
+    low_precision, for parameters of 16 bits: "nearest" rounds theta when it is stored; "kahan" keeps what the rounding
+    lost in a second 16-bit tensor; "master" keeps theta in float32 beside it; "stochastic" (bfloat16) rounds up or
+    down at random, without more memory.
     """
 
     scale: bool = False
     bound: bool = False
     shrink: bool = False
     average: bool = False
+    low_precision: str = "nearest"
+
+
+_PRECISION_STATES = {
+    "kahan": (State("compensation"),),
+    "master": (State("master", dtype=torch.float32, copies_theta=True),),
+}
 
 
 @functools.cache
@@ -39,7 +52,9 @@ def modify(rule: Rule, modifiers: Modifiers) -> Rule:
 
     def states(options: Options) -> tuple[State, ...]:
         kept = rule.states(options)
-        return (*kept, State(AVERAGE)) if modifiers.average else kept
+        if modifiers.average:
+            kept = (*kept, State(AVERAGE))
+        return (*kept, *_PRECISION_STATES.get(modifiers.low_precision, ()))
 
     def flags(options: Options) -> dict[str, Any]:
         shrinks = modifiers.shrink and options["weight_decay"] != 0
@@ -59,11 +74,17 @@ def modify(rule: Rule, modifiers: Modifiers) -> Rule:
             every = options["ema_overwrite_frequency"]
             numbers["average_keep"], numbers["average_take"] = keep, 1.0 - keep
             numbers["average_back"] = where(s.step % every < 0.5, 1.0, 0.0) if every else 0.0
+        if modifiers.low_precision == "stochastic":
+            numbers["dither_seed"] = (s.step * 7919 + s.place * 104729) % (1 << 24)
         return numbers, scalars
 
     def update(
         theta: Value, g: Value, state: SimpleNamespace, c: SimpleNamespace, on: SimpleNamespace
     ) -> tuple[Value, dict[str, Value]]:
+        if modifiers.low_precision == "kahan":
+            theta = theta + state.compensation
+        elif modifiers.low_precision == "master":  # somebody who writes to the parameter means it
+            theta = where(same(stored(state.master, on.storage), theta), state.master, theta)
         before = theta
         if modifiers.scale:
             g = g * c.g_scale
@@ -76,8 +97,14 @@ def modify(rule: Rule, modifiers: Modifiers) -> Rule:
             # a parameter whose first gradient comes late has stood still, and so has its average
             mean = c.average_keep * where(c.average_begins > 0.5, before, state.average) + c.average_take * theta
             theta, new = where(c.average_back > 0.5, mean, theta), {**new, AVERAGE: mean}
-        return theta, new
+        if modifiers.low_precision == "kahan":
+            narrow = stored(theta, on.storage)
+            return narrow, {**new, "compensation": theta - narrow}
+        if modifiers.low_precision == "master":
+            return theta, {**new, "master": theta}
+        return dithered(theta, c.dither_seed) if modifiers.low_precision == "stochastic" else theta, new
 
+    counts = rule.counts_steps or modifiers.average or modifiers.low_precision == "stochastic"
     return Rule(
         rule.name,
         states,

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
 from tameopt.optim.functions import Value
 
 Options = Mapping[str, Any]
@@ -27,11 +29,14 @@ Numbers = dict[str, Any]
 class State:
     """A tensor that a rule keeps for each parameter, of the parameter's shape.
 
-    name: its key in torch's state_dict; initial: the value every element starts from.
+    name: its key in torch's state_dict; initial: the value every element starts from; dtype: None for the parameter's
+    (or what `state_dtype` asks for); copies_theta: whether it starts as a copy of the parameter.
     """
 
     name: str
     initial: float = 0.0
+    dtype: torch.dtype | None = None
+    copies_theta: bool = False
 
 
 @dataclass(frozen=True)

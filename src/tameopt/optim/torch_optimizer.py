@@ -27,7 +27,7 @@ from tameopt.optim.plan import (
     real_view,
     summed_over_shards,
 )
-from tameopt.optim.rule import Rule, Scalar
+from tameopt.optim.rule import Rule, Scalar, State
 
 
 @dataclass
@@ -101,7 +101,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         for (bucket, here, present), scale in zip(work, scales, strict=True):
             if present is not None and not (present.any() or self.shared_count):
                 continue
-            rows, row_of = bucket.advance(options, present, {"g_scale": scale, **self._bounds()}, self.shared_count)
+            given = {"g_scale": scale, **self._given(bucket)}
+            rows, row_of = bucket.advance(options, present, given, self.shared_count)
             engines.engine(bucket.choice.engine).run(bucket, here, rows, row_of)
 
     # -- what happens to the gradients first ----------------------------------------------------------------------
@@ -112,10 +113,20 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _modifiers(self) -> Modifiers:
         clips = "clip_norm" in self.extras or "clip_each" in self.extras
-        return Modifiers(scale=clips or self._loss_scale() != 1.0, bound="clip_value" in self.extras)
+        return Modifiers(
+            scale=clips or self._loss_scale() != 1.0,
+            bound="clip_value" in self.extras,
+            low_precision=self.extras.get("low_precision", "nearest"),
+        )
 
-    def _bounds(self) -> dict[str, float]:
-        return {"g_bound": self.extras["clip_value"]} if "clip_value" in self.extras else {}
+    def _given(self, bucket: Bucket) -> dict[str, Any]:
+        """Numbers of this step that neither options nor state hold."""
+        given: dict[str, Any] = {}
+        if "clip_value" in self.extras:
+            given["g_bound"] = self.extras["clip_value"]
+        if self.extras.get("low_precision") == "stochastic":  # every parameter rounds with bits of its own
+            given["place"] = np.array(bucket.indices, dtype=np.float64)
+        return given
 
     def _loss_scale(self) -> float:
         """What the loss, and so every gradient, was multiplied by: GradScaler leaves it with fused optimizers."""
@@ -168,6 +179,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 like, sparse = before[index].g, before[index].sparse
             else:
                 like, sparse = real_view(gradient).dtype, self._takes_rows(index, gradient, options[group])
+            self._check_precision(index, unit.theta.dtype)
             signature = Signature(
                 rule,
                 flags[group],
@@ -191,6 +203,15 @@ class RuleOptimizer(torch.optim.Optimizer):
             for place, (name, _) in enumerate(bucket.signature.states)
         ]
         return _Layout(buckets, parameters, _addresses(parameters), flags, kinds, self.state, owned)
+
+    def _check_precision(self, index: int, dtype: torch.dtype) -> None:
+        wanted = self.extras.get("low_precision", "nearest")
+        allowed = (torch.bfloat16,) if wanted == "stochastic" else (torch.bfloat16, torch.float16)
+        if wanted != "nearest" and dtype not in allowed:
+            raise RuntimeError(
+                f"low_precision={wanted!r} is for {' and '.join(str(d)[6:] for d in allowed)} parameters, "
+                f"{self._name_of(index)} is {str(dtype)[6:]}: leave it out, or give that parameter its own optimizer."
+            )
 
     def _signatures(self, count: int) -> dict[int, Signature]:
         """Signature of each unit laid out so far: what a parameter without a gradient now had when it had one."""
@@ -228,9 +249,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         for spec in specs:
             found = state.get(spec.name)
             if found is None:
-                state[spec.name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                if spec.initial != 0.0:
-                    real_view(state[spec.name]).fill_(spec.initial)
+                state[spec.name] = self._new_state(spec, parameter)
                 first = True
             elif found.shape != parameter.shape:
                 raise ValueError(
@@ -241,6 +260,17 @@ class RuleOptimizer(torch.optim.Optimizer):
                 state[spec.name] = match_strides(found, parameter)
         owned = tuple(state[spec.name] for spec in specs)
         return Unit(index, group, parameter, theta, tuple(real_view(t) for t in owned), owned, state), first
+
+    def _new_state(self, spec: State, parameter: torch.Tensor) -> torch.Tensor:
+        dtype = spec.dtype or self.extras.get("state_dtype")
+        if dtype is None or parameter.is_complex() or spec.name == "compensation":
+            dtype = parameter.dtype
+        made = torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+        if spec.copies_theta:
+            made.copy_(parameter.detach())
+        elif spec.initial != 0.0:
+            real_view(made).fill_(spec.initial)
+        return made
 
     def _bucket(self, signature: Signature, units: list[Unit], fresh: set[int]) -> Bucket:
         """A bucket whose scalars gather those of its units; their state tensors become views of one array."""

@@ -29,7 +29,7 @@ def run(
     """
     signature = bucket.signature
     step = _sparse_step if signature.sparse else _followed_step if signature.differentiable else _step
-    flags = dict(signature.flags)
+    flags = {**dict(signature.flags), "storage": signature.theta}
     names = [name for name, _ in signature.states]
     for unit, gradient, row in zip(bucket.units, gradients, row_of.tolist(), strict=True):
         if gradient is not None and row >= 0:

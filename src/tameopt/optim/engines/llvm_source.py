@@ -15,6 +15,7 @@ from tameopt.optim.expr import Graph, Instruction
 # Our choice: two or four registers of a vector unit, enough to hide the latency of a division.
 LANES = {"float": 16, "double": 8}
 _BINARY = {"add": "fadd", "subtract": "fsub", "multiply": "fmul", "divide": "fdiv"}
+_COMPARISONS = {"less": "olt", "greater": "ogt", "same": "oeq"}
 _UNARY = {"sqrt": "sqrt", "absolute": "fabs"}
 
 HEADER = """
@@ -150,6 +151,13 @@ def _body(
             values.append(_splat(text, scalars[instruction.name], kind, lanes))
         elif instruction.operation == "constant":
             values.append(_splat(text, _literal(instruction.value, kind), kind, lanes))
+        elif instruction.operation == "stored":
+            values.append(_stored(text, storage["theta"], kind, values[instruction.inputs[0]], lanes))
+        elif instruction.operation == "dithered":
+            x, seed = instruction.inputs
+            if graph.instructions[seed].operation != "coefficient":
+                raise ValueError("the seed of `dithered` must be a coefficient.")
+            values.append(_dithered(text, kind, values[x], scalars[graph.instructions[seed].name], index, lanes))
         else:
             values.append(_compute(text, instruction, [values[i] for i in instruction.inputs], kind, lanes))
     _store(text, storage["theta"], kind, at["theta"], values[graph.theta], lanes)
@@ -217,6 +225,48 @@ def _store(text: _Lines, storage: str, kind: str, at: str, value: str, lanes: in
     text.do(f"store {_vector(_memory(storage), lanes)} {value}, ptr {at}, align {size}")
 
 
+def _stored(text: _Lines, storage: str, kind: str, value: str, lanes: int) -> str:
+    """The value after a trip through the storage type."""
+    if storage != "bfloat":
+        return _convert(text, _convert(text, value, kind, storage, lanes), storage, kind, lanes)
+    words = _vector("i32", lanes)
+    narrow = _to_bfloat(text, _convert(text, value, kind, "float", lanes), lanes)
+    wide = text.add(f"zext {_vector('i16', lanes)} {narrow} to {words}")
+    shifted = text.add(f"shl {words} {wide}, {_integers(text, 16, 32, lanes)}")
+    return _convert(text, text.add(f"bitcast {words} {shifted} to {_vector('float', lanes)}"), "float", kind, lanes)
+
+
+def _dithered(text: _Lines, kind: str, value: str, seed: str, index: str, lanes: int) -> str:
+    """See `tameopt.optim.functions.dithered`: a hash of place and seed added below the bits that bfloat16 keeps."""
+    if kind != "float":
+        raise ValueError("stochastic rounding is for bfloat16 parameters.")
+    words, floats = _vector("i32", lanes), _vector("float", lanes)
+
+    def constant(number: int) -> str:
+        return _integers(text, number, 32, lanes)
+
+    place = text.add(f"add i64 %start, {index}")
+    place = _splat(text, text.add(f"trunc i64 {place} to i32"), "i32", lanes)
+    if lanes > 1:
+        steps = ", ".join(f"i32 {lane}" for lane in range(lanes))
+        place = text.add(f"add {words} {place}, <{steps}>")
+    whole = text.add(f"fptoui float {seed} to i32")
+    spread = _splat(text, text.add(f"mul i32 {whole}, {0x9E3779B9}"), "i32", lanes)
+    h = text.add(f"add {words} {place}, {spread}")
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        mixed = text.add(f"xor {words} {h}, {text.add(f'lshr {words} {h}, {constant(shift)}')}")
+        h = text.add(f"mul {words} {mixed}, {constant(factor)}")
+    bits = text.add(f"bitcast {floats} {value} to {words}")
+    raised = text.add(f"add {words} {bits}, {text.add(f'and {words} {h}, {constant(0xFFFF)}')}")
+    kept = text.add(f"and {words} {raised}, {constant(0xFFFF0000)}")
+    rounded = text.add(f"bitcast {words} {kept} to {floats}")
+    suffix = "f32" if lanes == 1 else f"v{lanes}f32"
+    size = text.add(f"call {floats} @llvm.fabs.{suffix}({floats} {value})")
+    infinity = _splat(text, "0x7FF0000000000000", "float", lanes)
+    finite = text.add(f"fcmp olt {floats} {size}, {infinity}")
+    return text.add(f"select {_vector('i1', lanes)} {finite}, {floats} {rounded}, {floats} {value}")
+
+
 def _to_bfloat(text: _Lines, value: str, lanes: int) -> str:
     words, floats = _vector("i32", lanes), _vector("float", lanes)
     sixteen = _integers(text, 16, 32, lanes)
@@ -245,8 +295,8 @@ def _compute(text: _Lines, instruction: Instruction, inputs: list[str], kind: st
         return text.add(f"call {vector} @llvm.pow.{suffix}({vector} {inputs[0]}, {vector} {inputs[1]})")
     if operation == "negative":
         return text.add(f"fneg {vector} {inputs[0]}")
-    if operation in ("less", "greater"):
-        return text.add(f"fcmp {'olt' if operation == 'less' else 'ogt'} {vector} {inputs[0]}, {inputs[1]}")
+    if operation in _COMPARISONS:
+        return text.add(f"fcmp {_COMPARISONS[operation]} {vector} {inputs[0]}, {inputs[1]}")
     if operation == "where":
         return text.add(f"select {condition} {inputs[0]}, {vector} {inputs[1]}, {vector} {inputs[2]}")
     if operation in ("maximum", "minimum"):

@@ -181,9 +181,9 @@ def run(
 def squared_norms(bucket: Bucket, gradients: Sequence[torch.Tensor | None]) -> np.ndarray[Any, Any]:
     """Sum of the squares of each gradient, in float64; 0 where there is none. Waits for the device once."""
     del bucket
-    there = [place for place, g in enumerate(gradients) if g is not None]
+    there = [(place, g) for place, g in enumerate(gradients) if g is not None]
     found = np.zeros(len(gradients))
     if there:
-        norms = torch._foreach_norm([gradients[place] for place in there], dtype=torch.float64)
-        found[there] = torch.stack(norms).cpu().numpy() ** 2
+        norms = torch._foreach_norm([g for _, g in there], dtype=torch.float64)
+        found[[place for place, _ in there]] = torch.stack(norms).cpu().numpy() ** 2
     return found

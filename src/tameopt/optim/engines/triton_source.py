@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from tameopt.optim.expr import Graph, Instruction
 
-_INFIX = {"add": "+", "subtract": "-", "multiply": "*", "less": "<", "greater": ">"}
+_INFIX = {"add": "+", "subtract": "-", "multiply": "*", "less": "<", "greater": ">", "same": "=="}
 _TYPES = {"float32": "tl.float32", "float64": "tl.float64", "float16": "tl.float16", "bfloat16": "tl.bfloat16"}
 
 
@@ -61,13 +61,29 @@ def _body(graph: Graph, names: tuple[str, ...], dtypes: tuple[str, ...], compute
     other = ", other=0.0" if mask else ""
     lines = [f"x_{name} = tl.load(p_{name} + offsets{mask}{other}).to({work})" for name in graph.reads()]
     for position, instruction in enumerate(graph.instructions):
-        lines.append(f"v{position} = {_expression(instruction, compute)}")
+        lines += _lines(position, instruction, compute, storage["theta"])
     for name, position in (("theta", graph.theta), *graph.outputs):
         # a value that is the same for all elements (a constant new state) must still fill the block
         value = f"v{position}"
         if graph.uniform(position):
             value = f"({value} + tl.zeros([BLOCK], {work}))"
         lines.append(f"tl.store(p_{name} + offsets, {value}.to({_TYPES[storage[name]]}){mask})")
+    return lines
+
+
+def _lines(position: int, instruction: Instruction, compute: str, storage: str) -> list[str]:
+    if instruction.operation == "stored":
+        return [f"v{position} = v{instruction.inputs[0]}.to({_TYPES[storage]}).to({_TYPES[compute]})"]
+    if instruction.operation != "dithered":
+        return [f"v{position} = {_expression(instruction, compute)}"]
+    value, seed = (f"v{i}" for i in instruction.inputs)
+    h = f"h{position}"
+    lines = [f"{h} = (start + offsets).to(tl.uint32) + {seed}.to(tl.uint32) * 0x9E3779B9"]
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        lines.append(f"{h} = ({h} ^ ({h} >> {shift})) * {factor:#x}")
+    bits = f"({value}.to(tl.uint32, bitcast=True) + ({h} & 0xFFFF)) & 0xFFFF0000"
+    rounded = f"({bits}).to(tl.float32, bitcast=True)"
+    lines.append(f'v{position} = tl.where(tl.abs({value}) < float("inf"), {rounded}, {value})')
     return lines
 
 
