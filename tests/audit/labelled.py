@@ -452,7 +452,7 @@ CASES: tuple[Labelled, ...] = (
     Labelled("l1 kink", ("kink",), kink_l1),
     Labelled("lasso kink", ("kink",), kink_lasso),
     Labelled("smooth minimum past a kink", ("converged",), beside_kink, "kink"),
-    Labelled("flat valley", ("degenerate",), degenerate_valley),
+    Labelled("flat valley", ("degenerate", "converged"), degenerate_valley),
     Labelled("saddle without negative curvature", ("degenerate",), non_strict_saddle, "strict saddle"),
     Labelled("diverging quadratic", ("diverged",), diverged_quadratic),
     Labelled("diverging regression", ("diverged",), diverged_regression),

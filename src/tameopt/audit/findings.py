@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 from tameopt.analysis import Analysis, Answer, Context
+from tameopt.audit import descent
 from tameopt.audit.symptoms import (
     epochs,
     nonfinite,
@@ -71,6 +72,14 @@ def symptom_analyses(findings: Iterable[Finding]) -> tuple[Analysis, ...]:
             lambda context: Cost(0.5, seconds=_pass_seconds(context)),
             look_at_outputs,
             lambda context: "a plain function of theta has no outputs" if context.problem.is_function else "",
+        ),
+        Analysis(
+            "audit.descent",
+            "Does the descent inequality hold between consecutive iterates?",
+            (descent.CLAIM, descent.STEP, descent.STABLE),
+            lambda context: Cost(68.0, seconds=204 * _pass_seconds(context)),
+            descent.analyse,
+            _no_run,
         ),
         Analysis(
             "audit.straddle",

@@ -37,7 +37,7 @@ class Grid:
         Short runs of few parameters are recorded whole.
         """
         size = max(1, d * bytes_per_number)
-        if steps <= 2000 and d <= 64:
+        if steps <= 400 and d <= 64:
             every = frozenset(range(steps))
             return Grid(every, every, ((0, steps),))
         even = {round(i * steps / points) for i in range(points)}

@@ -17,7 +17,17 @@ LOCALLY_LIPSCHITZ = Hypothesis(
     implied_by=(Implication(("F.C1",), "a C^1 function is locally Lipschitz"),),
 )
 
-BOUNDED_BELOW = Hypothesis("F.bounded_below", "F is bounded below")
+BOUNDED_BELOW = Hypothesis(
+    "F.bounded_below",
+    "F is bounded below",
+    implied_by=(
+        Implication(
+            ("F.continuous", "iterates.bounded"),
+            "the proof uses it only along the run, and a continuous F is bounded on bounded sets",
+            Scope.RUN,
+        ),
+    ),
+)
 
 GRADIENT_DESCENT = Hypothesis(
     "method.gradient_descent", "theta_{k+1} = theta_k - alpha grad F(theta_k), full batch", Scope.RUN
@@ -50,7 +60,10 @@ STEPS_SQUARE_SUMMABLE = Hypothesis("step.square_summable", "sum alpha_k^2 < infi
 ITERATES_BOUNDED = Hypothesis("iterates.bounded", "the iterates stay bounded", Scope.RUN)
 
 
-def smooth(order: int, why_local: str) -> Hypothesis:
+DESCENT = ("descent.inequality",)
+
+
+def smooth(order: int, why_local: str, local_claims: tuple[str, ...] = ()) -> Hypothesis:
     """F is C^order; `why_local` says why smoothness along the path is enough, or is ""."""
     name = {1: "F.C1", 2: "F.C2"}[order]
     words = {1: "F is continuously differentiable", 2: "F is twice continuously differentiable"}[order]
@@ -60,9 +73,12 @@ def smooth(order: int, why_local: str) -> Hypothesis:
         words,
         local_suffices=why_local,
         implied_by=tuple(Implication((one,), f"{one[2:]} is stronger") for one in stronger),
+        local_claims=local_claims,
     )
 
 
-def lipschitz_gradient(why_local: str) -> Hypothesis:
+def lipschitz_gradient(why_local: str, local_claims: tuple[str, ...] = ()) -> Hypothesis:
     """grad F is L-Lipschitz; `why_local` says why a bound along the path is enough, or is ""."""
-    return Hypothesis("gradient.lipschitz", "grad F is L-Lipschitz", local_suffices=why_local)
+    return Hypothesis(
+        "gradient.lipschitz", "grad F is L-Lipschitz", local_suffices=why_local, local_claims=local_claims
+    )

@@ -102,7 +102,7 @@ def _decide(hypothesis: Hypothesis, known: Known) -> _Decision:
         return _Decision(Verdict.UNKNOWN, f"{_CONTRADICTION}: {proofs[0].reason} AGAINST {against[0].reason}")
     if proofs:
         return _Decision(Verdict.PROVED, proofs[0].reason)
-    local = _local(hypothesis, readings)
+    local = _local(hypothesis, readings, known)
     if against:
         return local or _Decision(Verdict.REFUTED, against[0].reason)
     implied = _implied(hypothesis, known)
@@ -110,21 +110,24 @@ def _decide(hypothesis: Hypothesis, known: Known) -> _Decision:
         return implied
     if measurements:
         return _Decision(Verdict.MEASURED, measurements[0].reason)
-    return local or _Decision(Verdict.UNKNOWN, _missing(hypothesis, readings))
+    return local or _Decision(Verdict.UNKNOWN, _missing(hypothesis, readings, known))
 
 
-def _local(hypothesis: Hypothesis, readings: Sequence[_Reading]) -> _Decision | None:
+def _local(hypothesis: Hypothesis, readings: Sequence[_Reading], known: Known) -> _Decision | None:
     """The decision by a finding that reaches less far than the theorem asks, where the theorem allows it."""
     if not hypothesis.local_suffices:
-        return None
-    # a claim that fails on the path itself is not carried by another point of the path
-    if any(r.verdict is Verdict.REFUTED and r.finding.scope is not Scope.GLOBAL for r in readings):
         return None
     narrower = [
         r
         for r in readings
         if r.verdict in (Verdict.PROVED, Verdict.MEASURED) and not covers(r.finding.scope, hypothesis.scope)
     ]
+    # a claim that fails on the path itself is not carried by another point of the path
+    if any(r.verdict is Verdict.REFUTED and r.finding.scope is not Scope.GLOBAL for r in readings):
+        narrower = []
+    # what the proof uses, measured directly, carries it even there
+    used = [one for claim in hypothesis.local_claims for one in known.about(claim)]
+    narrower += [_Reading(one.verdict, one, one.statement) for one in used if one.verdict is Verdict.MEASURED]
     if not narrower:
         return None
     best = max(narrower, key=lambda r: (r.finding.scope is not Scope.POINT, r.verdict is Verdict.PROVED))
@@ -133,6 +136,7 @@ def _local(hypothesis: Hypothesis, readings: Sequence[_Reading]) -> _Decision | 
         Verdict.MEASURED,
         f"{elsewhere}{best.reason} ({best.finding.scope}), which is enough: {hypothesis.local_suffices}",
         locally=True,
+        also=tuple(used),
     )
 
 
@@ -140,8 +144,9 @@ def _implied(hypothesis: Hypothesis, known: Known) -> _Decision | None:
     """The decision by other claims that together imply this one; None when none of the conjunctions holds."""
     decisions = []
     for implication in hypothesis.implied_by:
+        asked = implication.scope or hypothesis.scope
         parts = [
-            _decide(Hypothesis(claim, "", hypothesis.scope, hypothesis.local_suffices), known)
+            _decide(Hypothesis(claim, "", asked, hypothesis.local_suffices if asked is Scope.GLOBAL else ""), known)
             for claim in implication.claims
         ]
         verdict = combine(part.verdict for part in parts)
@@ -158,7 +163,7 @@ def _implied(hypothesis: Hypothesis, known: Known) -> _Decision | None:
     return min(decisions, key=lambda one: (one.verdict is not Verdict.PROVED, one.locally), default=None)
 
 
-def _missing(hypothesis: Hypothesis, readings: Sequence[_Reading]) -> str:
+def _missing(hypothesis: Hypothesis, readings: Sequence[_Reading], known: Known) -> str:
     """What would decide a hypothesis that nothing decides."""
     for reading in readings:
         if reading.verdict is Verdict.UNKNOWN:
@@ -172,6 +177,12 @@ def _missing(hypothesis: Hypothesis, readings: Sequence[_Reading]) -> str:
             f"{narrower[0].reason} ({narrower[0].finding.scope}); the theorem asks for it {hypothesis.scope}, and "
             "no narrower scope is enough"
         )
+    for implication in hypothesis.implied_by:
+        for claim in implication.claims:
+            for finding in known.about(claim):
+                if finding.verdict is Verdict.UNKNOWN:
+                    remedy = f" (try {finding.evidence.remedy})" if finding.evidence.remedy else ""
+                    return f"{implication.reason}; missing: {finding.evidence.missing}{remedy}"
     return f"missing: no analysis of this audit looked at it ({hypothesis.claim})"
 
 

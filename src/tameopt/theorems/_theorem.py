@@ -19,6 +19,8 @@ class Hypothesis:
     scope: where the theorem asks for it. GLOBAL means for all theta; a finding on the path does not serve it.
     local_suffices: why a finding on the path of the run (or at the point reached) is enough for the conclusion
         about *this* run, when the claim is refuted or unknown everywhere; "" when nothing but the full scope does.
+    local_claims: other claims whose finding on the path carries the hypothesis locally in the same way (what the
+        proof uses of it, measured directly); they need `local_suffices`.
     limit: ("<", number) or (">", number): what the finding's estimate and interval must satisfy for the
         hypothesis to hold; None when the claim itself is the hypothesis.
     implied_by: conjunctions of other claims that give this one by a theorem, with the reason; used when no finding
@@ -31,19 +33,28 @@ class Hypothesis:
     local_suffices: str = ""
     limit: tuple[str, float] | None = None
     implied_by: tuple[Implication, ...] = ()
+    local_claims: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        claim_named(self.claim)
+        for claim in (self.claim, *self.local_claims):
+            claim_named(claim)
+        if self.local_claims and not self.local_suffices:
+            raise ValueError(f"local_claims need the reason why they suffice, {self.claim!r} came with none.")
         if self.limit is not None and self.limit[0] not in ("<", ">"):
             raise ValueError(f"a limit must be ('<', number) or ('>', number), got {self.limit!r}.")
 
 
 @dataclass(frozen=True)
 class Implication:
-    """Claims that together imply another, and by which result."""
+    """Claims that together imply another, and by which result.
+
+    scope: where the premises are asked for, when that is less than what the hypothesis asks ("the proof uses it only
+    for the iterates").
+    """
 
     claims: tuple[str, ...]
     reason: str
+    scope: Scope | None = None
 
     def __post_init__(self) -> None:
         for name in self.claims:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from tameopt.evidence import Verdict
+from tameopt.evidence import Scope, Verdict
 from tameopt.theorems._hypotheses import (
     BOUNDED_BELOW,
     CONSTANT_STEP,
+    DESCENT,
     GRADIENT_DESCENT,
     STEP_BELOW_2_OVER_L,
     lipschitz_gradient,
@@ -106,8 +107,8 @@ ENTRY = Theorem(
     chapter="4 Convergence to critical points for tame functions",
     hypotheses=(
         BOUNDED_BELOW,
-        smooth(1, _LOCAL),
-        lipschitz_gradient(_LOCAL),
+        smooth(1, _LOCAL, DESCENT),
+        lipschitz_gradient(_LOCAL, DESCENT),
         Hypothesis(
             "F.kl",
             "F has the KL property",
@@ -119,7 +120,9 @@ ENTRY = Theorem(
         Hypothesis(
             "F.compact_sublevel",
             "the sublevel set {F <= F(theta_0)} is compact",
-            implied_by=(Implication(("iterates.bounded",), "the proof uses it only to bound the iterates"),),
+            implied_by=(
+                Implication(("iterates.bounded",), "the proof uses it only to bound the iterates", Scope.RUN),
+            ),
         ),
         GRADIENT_DESCENT,
         CONSTANT_STEP,

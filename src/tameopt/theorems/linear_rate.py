@@ -5,6 +5,7 @@ from __future__ import annotations
 from tameopt.evidence import Scope
 from tameopt.theorems._hypotheses import (
     CONSTANT_STEP,
+    DESCENT,
     GRADIENT_DESCENT,
     STEP_BELOW_2_OVER_L,
     lipschitz_gradient,
@@ -53,8 +54,8 @@ ENTRY = Theorem(
 }""",
     chapter="4 Convergence to critical points for tame functions",
     hypotheses=(
-        smooth(1, _LOCAL),
-        lipschitz_gradient(_LOCAL),
+        smooth(1, _LOCAL, DESCENT),
+        lipschitz_gradient(_LOCAL, DESCENT),
         Hypothesis(
             "kl.pl_constant", "norm(grad F)^2 >= 2 mu (F - F*) on the path, mu > 0", Scope.PATH, limit=(">", 0.0)
         ),

@@ -6,6 +6,7 @@ from tameopt.evidence import Scope
 from tameopt.theorems._hypotheses import (
     BOUNDED_VARIANCE,
     CONSTANT_STEP,
+    DESCENT,
     STEP_BELOW_1_OVER_L,
     STOCHASTIC_GRADIENT,
     UNBIASED,
@@ -51,8 +52,8 @@ ENTRY = Theorem(
 }""",
     chapter="5 Approaching critical points with noise",
     hypotheses=(
-        smooth(1, _LOCAL),
-        lipschitz_gradient(_LOCAL),
+        smooth(1, _LOCAL, DESCENT),
+        lipschitz_gradient(_LOCAL, DESCENT),
         Hypothesis(
             "kl.pl_constant", "norm(grad F)^2 >= 2 mu (F - F*) on the path, mu > 0", Scope.PATH, limit=(">", 0.0)
         ),
