@@ -28,7 +28,7 @@ def _row(y: np.ndarray, t: float, x: np.ndarray, knot: np.ndarray, slope: np.nda
     knot[last], slope[last], rise[last] = high[0], -1.0, y[0] + t
     for k in range(1, n):
         # left of all knots the derivative is (x - y_k) - t, right of them (x - y_k) + t
-        left_slope, left_rise = 1.0, -y[k] - t
+        left_slope, left_rise = y[k] * 0.0 + 1.0, -y[k] - t
         target = -t if k < n - 1 else 0.0
         at = first
         while at <= last and left_slope * knot[at] + left_rise <= target:
@@ -39,7 +39,7 @@ def _row(y: np.ndarray, t: float, x: np.ndarray, knot: np.ndarray, slope: np.nda
         if k == n - 1:
             x[n - 1] = root
             break
-        right_slope, right_rise = 1.0, -y[k] + t
+        right_slope, right_rise = y[k] * 0.0 + 1.0, -y[k] + t
         end = last
         while end >= at and right_slope * knot[end] + right_rise >= t:
             right_slope -= slope[end]
