@@ -155,6 +155,7 @@ def judge(
 ) -> Classification:
     """The classification that a gradient norm and a spectrum support; no further evaluation."""
     hessian_kind, why = _hessian_kind(found, zero_tolerance)
+    why = why[0].upper() + why[1:]
     index, nullity, index_interval, nullity_interval = _counts(found, zero_tolerance)
     size = max(1.0, float(theta.double().norm()))
     finite = gradient_norm == gradient_norm and abs(gradient_norm) != float("inf")

@@ -1,0 +1,100 @@
+"""`tameopt basins`: which start goes where under gradient descent, for problems of two parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, progress, say, terminal
+
+
+def basins(
+    target: Target = "saddle",
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="Step; half of 1/L on the grid by default.", show_default=False)
+    ] = None,
+    extent: Annotated[float, typer.Option("--extent", help="Starts with both coordinates within this.")] = 2.0,
+    points: Annotated[int, typer.Option("--points", help="Starts an axis.")] = 200,
+    num_steps: Annotated[int, typer.Option("--steps", help="Steps to wait for each start.")] = 20_000,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Write a picture here (.png, .svg, .pdf).", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int | None:
+    """Basins of attraction of gradient descent on a problem with two parameters."""
+    import torch
+
+    from tameopt import curvature, dynamics
+    from tameopt.commands._points import point_of
+
+    problem, _, _ = point_of(target, None, seed)
+    if problem.dim != 2:
+        raise ValueError(f"basins are drawn for two parameters, {problem.name} has {problem.dim:,}.")
+    if points < 2 or not extent > 0:
+        raise ValueError(f"--points must be at least 2 and --extent > 0, got {points} and {extent}.")
+    axis = torch.linspace(-extent, extent, points, dtype=torch.float64)
+    with progress(quiet) as show:
+        if alpha is None:
+            coarse = torch.linspace(-extent, extent, 9, dtype=torch.float64)
+            alpha = 0.5 / curvature.lipschitz(problem, torch.cartesian_prod(coarse, coarse)).L
+        found = dynamics.basins(
+            dynamics.GradientMap(problem, alpha),
+            (axis, axis),
+            num_steps=num_steps,
+            generator=torch.Generator().manual_seed(seed),
+            notify=show,
+        )
+    document: dict[str, Any] = {
+        "problem": problem.name,
+        "alpha": alpha,
+        "extent": extent,
+        "points": points,
+        "attractors": [
+            {"theta": one.point.tolist(), "share": share, "radius": one.radius, "rate": one.rate}
+            for one, share in zip(found.attractors, found.fractions, strict=True)
+        ],
+        "none": found.share(-1),
+        "left": found.share(-2),
+        "elsewhere": found.share(-3),
+        "boundary_share": found.boundary_share,
+    }
+    if picture is not None:
+        _draw(found, problem.name, picture)
+        say(f"written: {picture}", quiet)
+    if as_json:
+        emit_json(document)
+    else:
+        _print(document)
+    return None
+
+
+def _draw(found: Any, name: str, path: Path) -> None:
+    from tameopt.report.plots import draw
+
+    figure: Any = draw(found.picture(f"Basins of {name}")).figure
+    figure.savefig(path)
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = terminal()
+    console.print(f"{document['problem']}, gradient descent with step {document['alpha']:.4g}", style="bold")
+    table = Table(box=None, header_style="bold")
+    for title in ("Goes to", "Share", "Factor a step"):
+        table.add_column(title, justify="left" if title == "Goes to" else "right")
+    for row in document["attractors"]:
+        place = ", ".join(f"{number:.4g}" for number in row["theta"])
+        table.add_row(f"({place})", f"{row['share']:.4f}", f"{row['rate']:.4f}")
+    for name, words in (("none", "none in time"), ("left", "infinity"), ("elsewhere", "no isolated minimum")):
+        if document[name] > 0:
+            table.add_row(words, f"{document[name]:.4f}", "")
+    console.print(table)
+    console.print(f"{100 * document['boundary_share']:.1f}% of the starts lie next to another basin.")
+
+
+ENTRY = Command("basins", Panel.TOOLS, basins)

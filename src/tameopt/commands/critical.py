@@ -1,0 +1,116 @@
+"""`tameopt critical`: what kind of point this is, or which critical points there are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, progress, terminal
+
+
+def critical(
+    target: Target = "digits-mlp",
+    step: Annotated[
+        int | None, typer.Option("--step", help="Recorded step; the last one by default.", show_default=False)
+    ] = None,
+    search: Annotated[int, typer.Option("--search", help="Look for critical points from this many starts.")] = 0,
+    spread: Annotated[float, typer.Option("--spread", help="Standard deviation of the starts around theta.")] = 1.0,
+    box: Annotated[
+        float | None,
+        typer.Option("--box", help="All critical points with every coordinate within this, with proof."),
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int | None:
+    """Minimum, saddle or neither? With --search or --box: which critical points are there?"""
+    import torch
+
+    from tameopt import curvature
+    from tameopt.commands._points import point_of
+
+    problem, theta, where = point_of(target, step, seed)
+    generator = torch.Generator().manual_seed(seed)
+    document: dict[str, Any] = {"problem": problem.name, "d": problem.dim, "point": where}
+    with progress(quiet) as show:
+        if box is not None:
+            if not box > 0:
+                raise ValueError(f"--box must be > 0, got {box}.")
+            every = curvature.critical_points_in_box(problem, [-box] * problem.dim, [box] * problem.dim, notify=show)
+            document["verdict"] = str(every.verdict)
+            document["summary"] = repr(every)
+            document["points"] = [
+                {"kind": kind, "index": index, "nullity": 0, "value": value, "theta": place, "starts": None}
+                for kind, index, value, place in zip(
+                    every.kinds, every.indices, every.values, every.points.tolist(), strict=True
+                )
+            ]
+        elif search:
+            found = curvature.find_critical_points(
+                problem, num_starts=search, spread=spread, generator=generator, notify=show
+            )
+            document["summary"] = repr(found)
+            document["points"] = [
+                {
+                    "kind": point.kind,
+                    "index": point.index,
+                    "nullity": point.nullity,
+                    "value": point.value,
+                    "theta": point.theta.tolist() if problem.dim <= 100 else None,
+                    "starts": count,
+                }
+                for point, count in zip(found, found.counts, strict=True)
+            ]
+        else:
+            one = curvature.classify(
+                problem, theta, generator=generator, rigorous=problem.dim * problem.n <= 400, notify=show
+            )
+            document.update(_one(one))
+    if as_json:
+        emit_json(document)
+    else:
+        _print(document)
+    return None
+
+
+def _one(point: Any) -> dict[str, Any]:
+    return {
+        "kind": point.kind,
+        "verdict": str(point.verdict),
+        "reason": point.reason,
+        "index": point.index,
+        "index_interval": list(point.index_interval),
+        "nullity": point.nullity,
+        "gradient_norm": point.gradient_norm,
+        "value": point.value,
+        "eigenvalues": point.spectrum.rows(),
+        "certificate": None if point.proof is None else dict(point.proof.certificate.data),
+        "checker": None if point.proof is None else point.proof.certificate.checker,
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = terminal()
+    console.print(f"{document['problem']}, {document['d']:,} parameters, {document['point']}", style="bold")
+    if "points" not in document:
+        index = document["index"]
+        low, high = document["index_interval"]
+        count = f"{low}" if low == high else f"{low} to {high}" if index is None else f"{index} ({low} to {high})"
+        console.print(f"{document['kind']}   {document['verdict']}")
+        console.print(document["reason"])
+        console.print(f"F = {document['value']:.6g}; directions that curve down: {count}.")
+        return
+    console.print(document["summary"])
+    table = Table(box=None, header_style="bold")
+    for title in ("F", "Kind", "Index", "Nullity", "Starts"):
+        table.add_column(title, justify="left" if title == "Kind" else "right")
+    for row in document["points"]:
+        shown = ["" if row[name] is None else str(row[name]) for name in ("kind", "index", "nullity", "starts")]
+        table.add_row(f"{row['value']:.6g}", *shown)
+    console.print(table)
+
+
+ENTRY = Command("critical", Panel.TOOLS, critical)

@@ -1,0 +1,90 @@
+"""`tameopt spectrum`: the Hessian's eigenvalues, each with its error."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, progress, terminal
+
+
+def spectrum(
+    target: Target = "digits-mlp",
+    k: Annotated[int, typer.Option("-k", help="Eigenvalues at each end.")] = 10,
+    step: Annotated[
+        int | None, typer.Option("--step", help="Recorded step; the last one by default.", show_default=False)
+    ] = None,
+    density: Annotated[bool, typer.Option("--density", help="Also where the bulk lies, with error bands.")] = False,
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Residual, relative to the largest.")] = 1e-5,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int | None:
+    """Eigenvalues of the Hessian at both ends, with error bars, and what kind of point it is."""
+    import torch
+
+    from tameopt import curvature
+    from tameopt.commands._points import point_of
+
+    problem, theta, where = point_of(target, step, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with progress(quiet) as show:
+        found = curvature.spectrum(problem, theta, k, tolerance=tolerance, generator=generator, notify=show)
+        bulk = curvature.density(problem, theta, generator=generator, notify=show) if density else None
+        gradient_norm = float(problem.gradient(theta).norm())
+    document: dict[str, Any] = {
+        "problem": problem.name,
+        "d": problem.dim,
+        "point": where,
+        "eigenvalues": found.rows(),
+        "complete": found.complete,
+        "missed_99": found.missed,
+        "gradient_norm": gradient_norm,
+        "products": found.products,
+        "failure": found.failure,
+    }
+    if bulk is not None:
+        grid, height, error = bulk.on_grid(200)
+        document["density"] = {"grid": grid, "density": height, "standard_error": error}
+        document["trace"] = bulk.trace_of(lambda values: values)
+        # a bulk of zeros, which networks have, is blurred to both sides of 0: count what is clearly below
+        document["clearly_negative_below"] = -0.01 * found.norm
+        document["share_clearly_negative"] = bulk.share_below(-0.01 * found.norm)
+    if as_json:
+        emit_json(document)
+        return None
+    _print(document)
+    return None
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = terminal()
+    console.print(f"{document['problem']}, {document['d']:,} parameters, {document['point']}", style="bold")
+    table = Table(box=None, header_style="bold")
+    for title in ("Eigenvalue", "Error", ""):
+        table.add_column(title, justify="right")
+    rows = document["eigenvalues"]
+    half = len(rows) // 2
+    for place, row in enumerate(reversed(rows)):
+        if not document["complete"] and place == len(rows) - half:
+            table.add_row("…", "", "")
+        table.add_row(f"{row['eigenvalue']:.6g}", f"{row['error']:.1e}", "" if row["converged"] else "not converged")
+    console.print(table)
+    if not document["complete"]:
+        console.print(f"Beyond either end at most {document['missed_99']:.2g} was missed (99%).")
+    console.print(f"norm(grad F) = {document['gradient_norm']:.3g}; {document['products']} Hessian products.")
+    if "trace" in document:
+        trace, share = document["trace"], document["share_clearly_negative"]
+        console.print(
+            f"Trace {trace.value:.4g} +- {trace.standard_error:.2g}; {100 * share.value:.1f}% +- "
+            f"{100 * share.standard_error:.1f}% of the eigenvalues are below "
+            f"{document['clearly_negative_below']:.2g}."
+        )
+    if document["failure"]:
+        console.print(f"Not finished: {document['failure']}.")
+
+
+ENTRY = Command("spectrum", Panel.TOOLS, spectrum)
