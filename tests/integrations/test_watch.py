@@ -61,6 +61,7 @@ def test_what_is_recorded_is_true(tmp_path: Path) -> None:
     assert watching is not None
     run = watching.run
     assert run.meta["steps_done"] == 40 and run.status == "finished"
+    assert run.meta["batch_size"] == 16
     assert run.meta["optimizer"]["name"] == "AdamW" and run.meta["optimizer"]["arguments"]["lr"] == 0.01
     steps, after = run.series("gradient_norm")
     before = dict(zip(*run.series("gradient_norm_before_clipping"), strict=True))
@@ -104,7 +105,7 @@ def test_gradient_accumulation_and_a_function_loss(tmp_path: Path) -> None:
             for part in range(4):
                 loss = nn.functional.cross_entropy(model(X[part::4]), Y[part::4]) / 4
                 loss.backward()
-                watching.step(loss * 4)
+                watching.step(loss * 4, (X[part::4], Y[part::4]))
             norms.append(float(torch.cat([p.grad.reshape(-1) for p in model.parameters()]).norm()))  # type: ignore[union-attr]
             optimizer.step()
     run = watching.run
@@ -113,6 +114,7 @@ def test_gradient_accumulation_and_a_function_loss(tmp_path: Path) -> None:
         assert steps.size and recorded == pytest.approx([norms[step] for step in steps], rel=1e-5)
     assert run.series("loss")[1][0] == pytest.approx(first_loss, rel=1e-5)
     assert run.series("full_loss")[0].size == 0  # no data were given
+    assert run.meta["batch_size"] == 64
 
 
 class Fails(nn.Module):

@@ -71,6 +71,7 @@ class Watch:
         self._rows: list[tuple[int, float]] = []  # (step, lr) of the buffer's rows
         self._step = 0
         self._closure = False
+        self._batch_size = 0  # samples that the loss saw for the first sampled step; -1 once written
         self._armed = True  # whether the coming step is sampled
         self._next_sample = 0
         self._sample_seconds = 0.0
@@ -102,10 +103,12 @@ class Watch:
     def step(self, loss: torch.Tensor | None = None, batch: Batch = None) -> None:
         """Tell the loss of the coming optimizer step, where the loss is a function that no hook can see.
 
-        loss: scalar tensor; it is kept on its device. batch: ignored for now but its size, which is recorded once.
+        loss: scalar tensor; it is kept on its device. batch: its size is recorded once.
         """
         if loss is not None and self._armed:
             self._add_loss(loss)
+        if batch is not None and self._batch_size >= 0 and self._armed:
+            self._batch_size += size_of(batch)
 
     def report(self, **options: Any) -> Any:
         """The audit of the run so far (a Diagnosis); training may go on afterwards."""
@@ -157,6 +160,8 @@ class Watch:
     def _see_loss(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._armed and not self._probing and torch.is_grad_enabled() and isinstance(output, torch.Tensor):
             self._add_loss(output)
+            if self._batch_size >= 0 and inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].ndim:
+                self._batch_size += inputs[0].shape[0]
 
     def _add_loss(self, loss: torch.Tensor) -> None:
         value = loss.detach().mean()
@@ -221,6 +226,9 @@ class Watch:
                 row[2] = torch.stack([norm.to(row.device, row.dtype) for norm in norms]).norm()
         self._rows.append((self._step, float(self._optimizer.param_groups[0]["lr"])))
         self._loss, self._losses = None, 0
+        if self._batch_size > 0:
+            self.run.update_meta({"batch_size": self._batch_size})
+            self._batch_size = -1  # the first sampled step tells; the last batch of an epoch may be smaller
         if self._step == 0:
             self._save_theta()  # F(theta_0) can be evaluated later; theta_0 cannot be had later
         for handle in self._clipping_handles:
