@@ -113,12 +113,10 @@ def rolling_median(values: Array, width: int) -> Array:
     return found
 
 
-def moving_mean(values: Array, width: int) -> Array:
-    """The mean of each value and the width - 1 before it; the first ones average what there is."""
-    totals = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, values.size + 1)
-    starts = np.maximum(ends - width, 0)
-    found: Array = (totals[ends] - totals[starts]) / (ends - starts)
+def trailing_median(values: Array, width: int) -> Array:
+    """The median of each value and the width - 1 before it; the first ones repeat the first value."""
+    padded = np.concatenate([np.full(width - 1, values[0]), values])
+    found: Array = np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
     return found
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tameopt.audit.symptoms.history import Array, History, moving_mean, rolling_median, spread
+from tameopt.audit.symptoms.history import Array, History, rolling_median, spread, trailing_median
 from tameopt.evidence import Finding, Scope, measured, refuted, unknown
 
 CLAIM = "run.spikes"
-_SMOOTH = 5  # one hard batch is no spike: five consecutive batches must be high together
+_SMOOTH = 5  # a hard batch or two are no spike: most of five consecutive batches must be high
 _TIMES = 3.0  # a spike is at least this many times its surroundings
 _DEVIATIONS = 8.0
 _FEWEST = 100
@@ -24,12 +24,12 @@ def find(history: History) -> Finding:
             missing=f"the loss of at least {_FEWEST} consecutive steps, {series.size} are there",
             remedy="record 'loss' at every step",
         )
-    how = f"{_SMOOTH}-step means of the loss against their rolling median, {series.size:,} steps"
+    how = f"{_SMOOTH}-step medians of the loss against their rolling median, {series.size:,} steps"
     peaks = _peaks(series.values)
     if not peaks:
         return refuted(
             CLAIM,
-            f"No spike: the {_SMOOTH}-step mean of the loss never stood {_TIMES:g} times above its surroundings.",
+            f"No spike: the {_SMOOTH}-step median of the loss never stood {_TIMES:g} times above its surroundings.",
             {"largest_ratio": _largest_ratio(series.values), "steps": series.size},
             method=how,
             scope=Scope.RUN,
@@ -66,7 +66,7 @@ class _Peak:
 
 
 def _surroundings(values: Array) -> tuple[Array, Array]:
-    smooth = moving_mean(values, _SMOOTH)
+    smooth = trailing_median(values, _SMOOTH)
     width = max(31, min(501, values.size // 8)) | 1
     return smooth, rolling_median(values, width)
 
