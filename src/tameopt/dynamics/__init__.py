@@ -21,7 +21,7 @@ _NAMES = {
     "unstable_space": "linear",
     "convergence": "linear",
     "gradient_flow": "flow",
-    "inclusion": "inclusion",
+    "inclusion": "subgradient_flow",
 }
 
 __all__ = sorted(_NAMES)

@@ -28,7 +28,7 @@ class Circuit:
 
     dim: d; the keys 0 .. d-1 of a form are h, key d + k is abs(z_k).
     forms[k]: z_k to first order; curved[k]: whether z_k has higher-order terms.
-    resolved: whether some kink had a nonzero input (F is then homogeneous only near x).
+    resolved: whether some kink had a nonzero input (F is then homogeneous only near x); inactive: those inputs.
     rounded: whether a transcendental function was rounded on the way.
     """
 
@@ -36,6 +36,7 @@ class Circuit:
     forms: list[Form] = field(default_factory=list)
     curved: list[bool] = field(default_factory=list)
     resolved: bool = False
+    inactive: list[Entry] = field(default_factory=list)
     rounded: bool = False
     _known: dict[Any, int] = field(default_factory=dict)
     _seen: dict[int, tuple[Entry, int]] = field(default_factory=dict)
@@ -215,6 +216,7 @@ class Entry:
             )
         if self.value != 0:
             self.circuit.resolved = True
+            self.circuit.inactive.append(self)
             same = self if self.value > 0 else -self
             return same._like(same.value, same.form, same.curved, "convex" if convex else "unknown")
         if not self.form:  # it vanishes to second order, and so does its absolute value with its gradient

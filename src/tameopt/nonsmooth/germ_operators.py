@@ -190,6 +190,8 @@ def _where(condition: Any, a: Any, b: Any) -> Array:
     def one(difference: Entry, x: Entry, y: Entry) -> Entry:
         if difference.value != 0 or difference.is_constant:
             difference.circuit.resolved = True
+            if not difference.is_constant:
+                difference.circuit.inactive.append(difference)
             positive = difference.value * condition.sign > 0
             return x if positive else y
         gap = x - y

@@ -1,6 +1,6 @@
-"""PALM and iPALM: proximal alternating linearized minimization, with its hypotheses checked at every step.
+"""PALM and iPALM: proximal alternating linearized minimization, its hypotheses checked at every step.
 
-    x_i <- prox_{t_i f_i}(y_i - t_i grad_i H(.., y_i, ..)),   t_i = 1 / (gamma L_i),   y_i = x_i + beta (x_i - x_i^old)
+    x_i <- prox_{t_i f_i}(y_i - t_i grad_i H(.., y_i, ..)),  t_i = 1 / (gamma L_i),  y_i = x_i + beta (x_i - x_i^old)
 
 over the blocks i in turn, for H(x_1, .., x_p) + sum f_i(x_i). With H of block-Lipschitz gradients, F tame and
 bounded iterates, the trajectory has finite length and converges to a critical point (Bolte, Sabach & Teboulle 2014,
@@ -120,7 +120,7 @@ class PALM(Optimizer):
         modulus = float(given()) if given is not None else 0.7 * self._moduli[number]
         modulus = max(modulus, 1e-12)
         while True:
-            holds = self._try(group, base, gradients, modulus, float(value), closure)
+            holds = self._try(group, base, gradients, modulus, float(value.detach()), closure)
             if holds or given is not None or modulus > 1e30:
                 break
             modulus *= 2

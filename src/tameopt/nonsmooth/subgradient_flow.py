@@ -1,0 +1,219 @@
+"""The subgradient flow, d theta / dt in -dF(theta): exact and event-driven for piecewise linear F.
+
+At a point the fan of active kinks is enumerated in rationals. A solution leaves along v inside a face S of the fan
+exactly when v = -(least-norm element of the hull of the gradients of the cells around S) and v points into S: the
+chain rule makes <g, v> one number for all those g, so that no other element can be the velocity. All such v are
+found, so non-uniqueness is seen. The next event is the first time an inactive kink becomes active; it is rational.
+For convex F with a proximal map, proximal Euler steps carry an a-posteriori bound instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+
+from tameopt.nonsmooth.fan import Fan, faces, fan_of, refined, split
+from tameopt.nonsmooth.germ import Circuit
+from tameopt.nonsmooth.min_norm import min_norm
+from tameopt.nonsmooth.polytope import Point
+from tameopt.nonsmooth.subdifferential import Local, local_form
+
+_MOST_EVENTS = 1_000  # events before the flow is called Zeno: our choice
+
+
+@dataclass(frozen=True)
+class Event:
+    """At time t the solution is at x, where F has this value, and leaves with this velocity; all exact rationals.
+
+    alternatives: the other velocities possible there.
+    """
+
+    t: Fraction
+    x: Point
+    velocity: Point
+    value: Fraction
+    alternatives: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Inclusion:
+    """A solution of the inclusion.
+
+    times: (m,), points: (m, d) float64 at those times. events: the exact corners of the curve (event-driven).
+    status: "exact" (rationals, evaluated in float64 at the end), "bounded" (proximal Euler; `error` bounds the
+        distance to the solution at every time) or "zeno" (more events than allowed; the curve is exact up to the
+        last one).
+    unique: no other velocity was possible at any event.
+    energy_defect: F(x(T)) - F(x(0)) + integral of norm(velocity)^2, exactly 0 when the chain rule holds.
+    """
+
+    times: np.ndarray
+    points: np.ndarray
+    events: tuple[Event, ...]
+    status: str
+    unique: bool
+    energy_defect: float
+    error: float = 0.0
+
+    def __repr__(self) -> str:
+        words = "" if self.unique else ", not unique"
+        return f"Inclusion({self.status}, {len(self.events)} events, t <= {self.times[-1]:g}{words})"
+
+
+def velocities(local: Local, fan: Fan) -> list[Point]:
+    """All velocities with which a solution can leave x, exactly; the zero one, when possible, is first."""
+    d = len(local.x)
+    if fan.dim == 0:
+        return [tuple(-entry for entry in fan.lifted(()))]
+    planes, cones = refined(fan)
+    found: list[Point] = []
+    for signs, _ in faces(planes, cones, fan.dim):
+        around = [cone for cone in cones if all(s in (0, t) for s, t in zip(signs, cone.signs, strict=True))]
+        gradients = list(dict.fromkeys(fan.lifted(cone.u) for cone in around))
+        v = tuple(-entry for entry in min_norm([list(g) for g in gradients]).point)
+        reduced_v = [sum((a * b for a, b in zip(row, v, strict=True)), Fraction(0)) for row in fan.basis]
+        at = [sum((a * b for a, b in zip(plane, reduced_v, strict=True)), Fraction(0)) for plane in planes]
+        if all((value > 0) - (value < 0) == sign for value, sign in zip(at, signs, strict=True)) and v not in found:
+            found.append(v)
+    still = tuple([Fraction(0)] * d)
+    if still not in found and _stays(fan, d):
+        found.append(still)
+    return sorted(found, key=lambda v: sum(entry * entry for entry in v))
+
+
+def _stays(fan: Fan, d: int) -> bool:
+    return min_norm([list(g) for g in fan.gradients]).squared_distance == 0
+
+
+def _speed_along(circuit: Circuit, form: dict[int, Fraction], v: Point) -> Fraction:
+    """The derivative of an entry of that form along v, the kinks included."""
+    sizes: list[Fraction] = []
+    for own in circuit.forms:
+        linear, nested = split(own, circuit.dim, len(circuit.forms))
+        total = sum((a * b for a, b in zip(linear, v, strict=True)), Fraction(0))
+        total += sum((a * b for a, b in zip(nested, sizes, strict=False)), Fraction(0))
+        sizes.append(abs(total))
+    linear, nested = split(form, circuit.dim, len(circuit.forms))
+    return sum((a * b for a, b in zip(linear, v, strict=True)), Fraction(0)) + sum(
+        (a * b for a, b in zip(nested, sizes, strict=True)), Fraction(0)
+    )
+
+
+def _next_event(local: Local, v: Point) -> Fraction | None:
+    """The first time at which an inactive kink becomes active along v, or None."""
+    times = []
+    for entry in local.circuit.inactive:
+        speed = _speed_along(local.circuit, entry.form, v)
+        if speed and -entry.value / speed > 0:
+            times.append(-entry.value / speed)
+    return min(times, default=None)
+
+
+def inclusion(
+    F: Callable[[torch.Tensor], torch.Tensor],
+    x0: Any,
+    times: Sequence[float],
+    *,
+    branch: int = 0,
+    prox: Callable[[torch.Tensor, float], torch.Tensor] | None = None,
+    steps: int = 1000,
+    most_cells: int = 5_000,
+) -> Inclusion:
+    """A solution of d theta / dt in -dF(theta), theta(0) = x0: (d,), at increasing times >= 0.
+
+    branch: where several velocities are possible, which to take in the order of their norms; 0 stays at a Clarke
+        critical point, 1, 2, ... leave it.
+    prox: (x, h) -> prox_{h F}(x) of a convex F; then `steps` proximal Euler steps with an a-posteriori bound.
+
+    Without prox F must be piecewise linear along the curve (ValueError otherwise, saying so). Raises ValueError for
+    times that do not increase.
+
+    >>> inclusion(lambda x: x.abs().sum(), [2], [0.0, 1.0, 3.0]).points.ravel().tolist()
+    [2.0, 1.0, 0.0]
+    """
+    wanted = [Fraction(t) for t in times]
+    if not wanted or wanted[0] < 0 or any(a > b for a, b in itertools.pairwise(wanted)):
+        raise ValueError(f"times must be >= 0 and increase, got {list(times)}.")
+    if prox is not None:
+        return _proximal_euler(F, x0, wanted, prox, steps)
+    local = local_form(F, x0)
+    events: list[Event] = []
+    now, unique, status = Fraction(0), True, "exact"
+    while True:
+        if not local.piecewise_linear:
+            raise ValueError(
+                f"F must be piecewise linear near the curve, at t = {float(now):g} it is curved: pass prox=... for a "
+                "convex F, or use gradient_flow where F is smooth."
+            )
+        found = velocities(local, fan_of(local.circuit, local.entry, most_cells=most_cells))
+        if not found:
+            raise RuntimeError("no velocity satisfies the inclusion: please report this as a bug of tameopt.")
+        unique = unique and len(found) == 1
+        v = found[min(branch, len(found) - 1)]
+        others = tuple(other for other in found if other != v)
+        events.append(Event(now, local.x, v, local.entry.value, others))
+        ahead = _next_event(local, v) if any(v) else None
+        if ahead is None or now + ahead >= wanted[-1]:
+            break
+        if len(events) >= _MOST_EVENTS:
+            status = "zeno"
+            break
+        now += ahead
+        local = local_form(F, [a + ahead * b for a, b in zip(local.x, v, strict=True)])
+    points = np.array([[float(entry) for entry in _at(events, t)] for t in wanted])
+    return Inclusion(
+        np.array([float(t) for t in wanted]), points, tuple(events), status, unique, _defect(F, events, wanted[-1])
+    )
+
+
+def _at(events: Sequence[Event], t: Fraction) -> list[Fraction]:
+    event = next(event for event in reversed(events) if event.t <= t)
+    return [a + (t - event.t) * b for a, b in zip(event.x, event.velocity, strict=True)]
+
+
+def _defect(F: Callable[[torch.Tensor], torch.Tensor], events: Sequence[Event], end: Fraction) -> float:
+    """F(end) - F(start) + integral of norm(velocity)^2, in rationals."""
+    last = local_form(F, _at(events, end)).entry.value
+    total = last - events[0].value
+    ends = [*(event.t for event in events[1:]), end]
+    for event, until in zip(events, ends, strict=True):
+        total += (until - event.t) * sum((entry * entry for entry in event.velocity), Fraction(0))
+    return float(total)
+
+
+def _proximal_euler(
+    F: Callable[[torch.Tensor], torch.Tensor],
+    x0: Any,
+    wanted: Sequence[Fraction],
+    prox: Callable[[torch.Tensor, float], torch.Tensor],
+    steps: int,
+) -> Inclusion:
+    """U_n = prox_{h F}(U_{n-1}); error^2 <= sum h^2 E_n, E_n = (F(U_{n-1}) - F(U_n)) / h - norm(dU / h)^2 >= 0.
+
+    Source: Nochetto, Savare & Verdi 2000, for convex F.
+    """
+    x = torch.as_tensor([float(entry) for entry in x0], dtype=torch.float64)
+    end = float(wanted[-1])
+    h = end / steps if end else 1.0
+    nodes, value, bound, spent = [x], float(F(x)), 0.0, 0.0
+    start = value
+    for _ in range(steps if end else 0):
+        new = prox(x, h)
+        new_value = float(F(new))
+        slope = float((new - x).norm()) / h
+        bound += h**2 * max(0.0, (value - new_value) / h - slope**2)
+        spent += h * slope**2
+        x, value = new, new_value
+        nodes.append(x)
+    grid = torch.stack(nodes).numpy()
+    at = np.array([float(t) for t in wanted])
+    columns = [np.interp(at, h * np.arange(len(nodes)), grid[:, j]) for j in range(grid.shape[1])]
+    error = math.sqrt(bound)
+    return Inclusion(at, np.stack(columns, 1), (), "bounded", True, value - start + spent, error)
