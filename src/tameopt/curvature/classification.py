@@ -132,6 +132,9 @@ def _with_proof(point: Classification, proof: PointProof | NoProof) -> Classific
     if point.kind == "not critical" and proof.kind != "not critical":
         # theta itself is measurably off, though a critical point is close
         return dataclasses.replace(point, reason=f"{point.reason} {proof.statement}")
+    if proof.kind == "not critical" and point.kind != "not critical":
+        # a floating-point theta is hardly ever critical exactly; the point that the run means is
+        return dataclasses.replace(point, reason=f"{point.reason} Exactly there: {proof.statement}")
     counts: dict[str, Any] = {}
     if proof.index is not None and proof.nullity is not None:
         counts = {

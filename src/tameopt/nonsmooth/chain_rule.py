@@ -133,6 +133,33 @@ def _segment(
         # values of F near each other cancel: 64 units in the last place of F, and of the integral, are rounding
         rounding = 64 * float(torch.finfo(a.dtype).eps) * (abs(at_a) + abs(at_b) + total)
         segment = Segment(at_b - at_a, fine, abs(fine - coarse) + rounding)
-        if segment.holds or 2 * panels >= most_panels:
+        if segment.holds:
             return segment, total
+        if 2 * panels >= most_panels:
+            if _persists(value_and_gradient, a, b - a, segment.violation / max(total, abs(segment.change)), panels):
+                return segment, total
+            return Segment(segment.change, segment.integral, max(segment.uncertainty, segment.violation)), total
         panels, coarse = 2 * panels, fine
+
+
+def _persists(
+    value_and_gradient: ValueAndGradient, a: torch.Tensor, step: torch.Tensor, relative: float, panels: int
+) -> bool:
+    """Whether a relative violation of this size stays on longer segments in the same direction.
+
+    A wrong derivative is wrong on them too. What the rounding inside F leaves (1 - cos near 0 is computed to 1e-16,
+    whatever its own size) does not grow with the segment, and refutes nothing. Segments are lengthened 16-fold up to
+    a hundredth of theta (our choice): beyond, F is another function.
+    """
+    at_a = float(value_and_gradient(a)[0].detach())
+    reach = 0.01 * max(1.0, float(a.norm()))
+    factor = 16.0
+    while factor * float(step.norm()) <= reach:
+        b = a + factor * step
+        change = float(value_and_gradient(b)[0].detach()) - at_a
+        fine, total = _along(value_and_gradient, a, b, 2 * panels)
+        size = max(total, abs(change))
+        if not np.isfinite(size) or abs(change - fine) < 0.1 * relative * size:
+            return False
+        factor *= 16
+    return True
