@@ -123,6 +123,15 @@ ENTRY = Entry(
     SGD,
     "v = mu v + (1 - tau) g; theta = theta - alpha v",
     "Robbins and Monro 1951; Polyak 1964 (momentum); Sutskever et al. 2013 (Nesterov)",
+    theorems=(  # without momentum
+        "tame-sgd",
+        "stochastic-subgradient-tame",
+        "ode-method",
+        "sgd-linear-to-ball",
+        "saddle-avoidance",
+        "linear-rate",
+        "iterates-converge",
+    ),
     variants={
         "momentum": {"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.01},
         "Nesterov": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "maximize": True},
