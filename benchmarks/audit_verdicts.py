@@ -48,12 +48,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--part", default="1/1", help="I/N: every N-th case, beginning with the I-th")
     parser.add_argument("--full", action="store_true", help="run every analysis")
     parser.add_argument("--json", type=Path, help="write all answers here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
-    for case in labelled.CASES:
+    part, parts = (int(number) for number in options.part.split("/"))
+    for case in labelled.CASES[part - 1 :: parts]:
         if options.only not in case.name:
             continue
         for seed in range(options.first_seed, options.first_seed + options.seeds):

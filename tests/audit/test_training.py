@@ -198,3 +198,12 @@ def test_a_grid_stays_inside_its_memory(steps: int, d: int) -> None:
     ends = [last for _, last in grid.windows]
     assert all(0 <= first < last <= steps for first, last in grid.windows)
     assert ends == sorted(ends)
+
+
+def test_an_adaptive_optimizer_leaves_its_second_moments(tmp_path: Path) -> None:
+    run = train(regression(), optimizer="Adam", lr=0.01, steps=100, batch_size=8, out=tmp_path / "r")
+    steps = run.vector_steps("exp_avg_sq")
+    assert steps[-1] == 100 and len(steps) >= 4
+    assert np.isin(steps, run.vector_steps()).all()
+    assert run.vector(100, "exp_avg_sq").shape == (4,)
+    assert "exp_avg_sq" not in train(regression(), steps=20, out=tmp_path / "sgd").vector_names()

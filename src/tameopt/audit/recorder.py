@@ -14,6 +14,7 @@ _GRID_POINTS = 160  # our choice: enough for fits of rates, cheap beside thousan
 _VECTOR_BYTES = 256 << 20  # our choice: what the iterates of one run may take on disk
 _WINDOW_BYTES = 48 << 20
 _WINDOW_STEPS = 160  # consecutive steps in a window, for the ODE method
+_STATES = 5
 _FLUSH_SECONDS = 1.0  # what kill -9 can cost at most, besides the present window
 _FLUSH_STEPS = 512
 
@@ -23,12 +24,14 @@ class Grid:
     """Which steps are looked at closely.
 
     full: steps at which F and its gradient are evaluated over all samples. thetas: steps at which theta is saved.
-    windows: [first, last] ranges of consecutive steps whose theta are all saved.
+    windows: [first, last] ranges of consecutive steps whose theta are all saved. states: steps at which an adaptive
+    optimizer's second moments are saved beside theta (the stability of its step needs both).
     """
 
     full: frozenset[int]
     thetas: frozenset[int]
     windows: tuple[tuple[int, int], ...]
+    states: frozenset[int] = frozenset()
 
     @staticmethod
     def plan(steps: int, d: int, bytes_per_number: int, points: int = _GRID_POINTS) -> Grid:
@@ -37,9 +40,11 @@ class Grid:
         Short runs of few parameters are recorded whole.
         """
         size = max(1, d * bytes_per_number)
+        # evenly in the square root of the step, as the curvature along a run is looked at
+        states = frozenset(round((i / _STATES * steps**0.5) ** 2) for i in range(1, _STATES))
         if steps <= 400 and d <= 64:
             every = frozenset(range(steps))
-            return Grid(every, every, ((0, steps),))
+            return Grid(every, every, ((0, steps),), states)
         even = {round(i * steps / points) for i in range(points)}
         early = {round(1.35**i) - 1 for i in range(1, 40)}
         full = {k for k in even | early if 0 <= k < steps}
@@ -51,7 +56,7 @@ class Grid:
             starts = sorted({steps // 50, steps // 3, steps - length})
             windows = tuple((start, start + length) for start in starts)
             windows = tuple(window for i, window in enumerate(windows) if i == 0 or window[0] > windows[i - 1][1])
-        return Grid(frozenset(full), frozenset(thetas), windows)
+        return Grid(frozenset(full), frozenset(thetas) | states, windows, states)
 
 
 @dataclass
@@ -99,6 +104,11 @@ class Recorder:
             self.flush()
             return True
         return False
+
+    def state(self, step: int, moments: Mapping[str, torch.Tensor]) -> None:
+        """Optimizer state at a step, flat like theta; written at once, there are few."""
+        if moments:
+            self.run.save_vectors(step, moments)
 
     def flush(self) -> None:
         """Write everything that is buffered."""

@@ -267,6 +267,8 @@ class _Loop:
         theta = self._flat()
         if wants_theta:
             recorder.theta(k, theta)
+        if k in recorder.grid.states:
+            recorder.state(k, self._second_moments())
         if wants_loss:
             value, gradient = self._exactly().value_and_gradient(theta)
             recorder.scalars(k, {"full_loss": value, "full_gradient_norm": gradient.norm()})
@@ -276,6 +278,15 @@ class _Loop:
         """Where the first number that is not finite is; {} when all are (a loss too large, but finite)."""
         return locate(self.model, lambda: self._loss(batch), batch, self.optimizer.state)
 
+    def _second_moments(self) -> dict[str, torch.Tensor]:
+        """The running squares of the gradients of an adaptive optimizer, flat like theta; {} for others."""
+        found = {}
+        for name in ("exp_avg_sq", "square_avg"):
+            parts = [self.optimizer.state.get(p, {}).get(name) for p in self.parameters.values()]
+            if all(isinstance(part, torch.Tensor) for part in parts):
+                found[name] = torch.cat([part.detach().reshape(-1) for part in parts])
+        return found
+
     def _exactly(self) -> Problem:
         return self.exact.load_buffers(self.buffers) if self.buffers else self.exact
 
@@ -284,6 +295,7 @@ class _Loop:
         theta = self._flat()
         if bool(torch.isfinite(theta).all()):
             recorder.theta(k, theta)
+            recorder.state(k, self._second_moments())
         value, gradient = self._exactly().value_and_gradient(theta)
         recorder.scalars(k, {"full_loss": value, "full_gradient_norm": gradient.norm()})
         recorder.flush()
