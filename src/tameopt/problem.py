@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tameopt.batches import Batch, Batches, batches_of, rows, size_of, tensors_of
+from tameopt.evidence import Finding
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.probe import Reduction, check_deterministic, check_reduction
 
@@ -133,6 +134,7 @@ class Problem:
         self.mode = mode
         self.name = name or type(self.model).__name__
         self.initial_law = initial_law
+        self.known: tuple[Finding, ...] = ()
         self.is_function = isinstance(self.model, _Function)
         self._parameters = {
             key: parameter for key, parameter in self.model.named_parameters() if parameter.requires_grad
@@ -173,8 +175,11 @@ class Problem:
         *,
         name: str = "F",
         initial_law: str = "",
+        known: tuple[Finding, ...] = (),
     ) -> Problem:
         """The problem of minimising F: (d,) tensor -> scalar tensor, from theta0: (d,) floating.
+
+        known: what the literature has settled about this very F, as findings with their source; audits repeat them.
 
         >>> Problem.from_function(lambda theta: theta.square().sum(), torch.ones(3)).value()
         tensor(3.)
@@ -189,7 +194,9 @@ class Problem:
         if not isinstance(value, torch.Tensor) or value.ndim != 0:
             shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise ValueError(f"F must return a scalar tensor, got {shape}.")
-        return cls(_Function(F, theta0), lambda: theta0, None, name=name, initial_law=initial_law)
+        problem = cls(_Function(F, theta0), lambda: theta0, None, name=name, initial_law=initial_law)
+        problem.known = known
+        return problem
 
     def __repr__(self) -> str:
         samples = "" if self.is_function else f", n={self.n:,}"

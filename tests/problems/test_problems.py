@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import tameopt as tame
+from tameopt.evidence import Verdict
+from tameopt.problems.mexican_hat import orbit_length
 
 
 @pytest.mark.parametrize("name", tame.problems.names())
@@ -81,3 +83,14 @@ def test_bad_names_and_options_say_what_there_is() -> None:
         name = options.pop("name")
         with pytest.raises(ValueError, match=message):
             tame.problems.load(name, **options)
+
+
+def test_the_mexican_hat_is_known_to_lack_the_kl_property() -> None:
+    (known,) = tame.problems.load("mexican-hat").known
+    assert known.claim == "F.kl" and known.verdict is Verdict.REFUTED
+    # the length grows like 1 / (2 (1 - R)): ten times for each decimal of the radius, without bound
+    short, middle, long = orbit_length(0.5, 0.9), orbit_length(0.5, 0.99), orbit_length(0.5, 0.999)
+    assert 8 < middle / short < 14 and 9 < long / middle < 11
+    # closed form of the integral of 2 r^2/(1-r^2)^2, which the orbit's length exceeds
+    winding = [r / (1 - r**2) - math.atanh(r) for r in (0.5, 0.999)]
+    assert long > winding[1] - winding[0]

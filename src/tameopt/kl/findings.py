@@ -254,6 +254,14 @@ def _margin_skip(context: Context) -> str:
 
 ANALYSES: tuple[Analysis, ...] = (
     Analysis(
+        "kl.known",
+        "What is known of this very function?",
+        ("F.kl",),
+        lambda context: Cost(),
+        lambda context: Answer(context.problem.known),
+        lambda context: "" if context.problem.known else "the literature has no such fact about this problem on file",
+    ),
+    Analysis(
         "kl.run",
         "Is the run converging, to what, and how fast?",
         _RUN_CLAIMS,

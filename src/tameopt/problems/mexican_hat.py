@@ -14,6 +14,7 @@ import math
 
 import torch
 
+from tameopt.evidence import Finding, Scope, refuted
 from tameopt.problem import Problem
 from tameopt.problems._entry import ProblemEntry
 
@@ -33,6 +34,37 @@ def hat(theta: torch.Tensor) -> torch.Tensor:
     return torch.where(inside, torch.exp(-winding) * (1 - share * sine), torch.zeros_like(squared))
 
 
+def orbit_length(start: float, stop: float) -> float:
+    """The length of the orbit t = r' between two radii below 1: the integral of sqrt(1 + (r dr'/dr)^2).
+
+    r dr'/dr = 2 r^2 / (1 - r^2)^2 is not integrable up to r = 1, so the whole orbit has infinite length.
+
+    >>> 49 < orbit_length(0.5, 0.99) < 51
+    True
+    """
+    radii = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    gap = (1 - start) * ((1 - stop) / (1 - start)) ** radii  # geometric: the integrand grows like 1 / gap^2
+    r = 1 - gap
+    return float(torch.trapezoid((1 + (2 * r**2 / (1 - r**2) ** 2) ** 2).sqrt(), r))
+
+
+def _no_kl() -> Finding:
+    return refuted(
+        "F.kl",
+        "F has no Kurdyka-Lojasiewicz property on the circle r = 1: the gradient orbit t = 1/(1 - r^2) stays in the "
+        "unit disc and has infinite length.",
+        {
+            "critical set": "the circle r = 1, where F = 0",
+            "orbit": "t = 1/(1 - r^2): the gradient is tangent to it",
+            "length from r = 0.5 to 0.9, 0.99, 0.999": [orbit_length(0.5, stop) for stop in (0.9, 0.99, 0.999)],
+            "why": "bounded gradient orbits of a KL function have finite length",
+        },
+        method="known of this function",
+        source="P.-A. Absil, R. Mahony, B. Andrews (2005), section 2.1; J. Palis, W. de Melo (1982), p. 14",
+        scope=Scope.GLOBAL,
+    )
+
+
 def build(radius: float = 0.5) -> Problem:
     """From the point of the spiralling orbit at this radius.
 
@@ -42,7 +74,7 @@ def build(radius: float = 0.5) -> Problem:
         raise ValueError(f"radius must be in (0, 1), got {radius}: the hat is flat outside the unit disc.")
     angle = 1 / (1 - radius**2)
     theta0 = torch.tensor([radius * math.cos(angle), radius * math.sin(angle)], dtype=torch.float64)
-    return Problem.from_function(hat, theta0, name="mexican-hat")
+    return Problem.from_function(hat, theta0, name="mexican-hat", known=(_no_kl(),))
 
 
 ENTRY = ProblemEntry(
