@@ -74,6 +74,9 @@ def audit(
     begun = time.perf_counter()
     if not budget_seconds > 0:
         raise ValueError(f"budget_seconds must be > 0, got {budget_seconds}: analyses take time.")
+    # before training: a name misspelt must not cost a training
+    include, exclude = tuple(include), tuple(exclude)
+    planning.check_names((*include, *exclude))
     target = _target(subject, problem, seed)
     run, trained_here = target.run, False
     if run is None:

@@ -163,8 +163,7 @@ def conduct(
     Raises ValueError for an unknown name in `include` or `exclude`.
     """
     rooms = analyses()
-    symptoms = symptom_analyses(())
-    _check_names((*include, *exclude), (*rooms, *symptoms))
+    check_names((*include, *exclude))
     begun = time.perf_counter()
     steps = plan(context, rooms, budget_seconds, _among(include, rooms), _among(exclude, rooms))
     first = carry_out(steps, context, budget_seconds, notify)
@@ -185,6 +184,11 @@ def conduct(
 def _among(names: Iterable[str], offered: Iterable[Analysis]) -> list[str]:
     known = {one.name for one in offered}
     return [name for name in names if name in known]
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises ValueError, with the nearest name, for one that is no analysis of the audit."""
+    _check_names(names, (*analyses(), *symptom_analyses(())))
 
 
 def _check_names(names: Iterable[str], offered: Iterable[Analysis]) -> None:
