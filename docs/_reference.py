@@ -71,7 +71,7 @@ def commands() -> str:
         "`pyproject.toml`.\n"
     )
     for name in entries("tameopt.commands"):
-        shown = CliRunner(env={"COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, [name, "--help"])
+        shown = CliRunner(env={"COLUMNS": "82", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, [name, "--help"])
         lines = [line.rstrip() for line in shown.output.strip().splitlines()]
         parts += [f"## tameopt {name}", "", _literal("\n".join(lines))]
     return "\n".join(parts)

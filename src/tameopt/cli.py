@@ -59,8 +59,15 @@ def build(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> typer.Type
     app.callback()(_start)
     commands: list[Command] = list(entries(_COMMANDS).values())
     for command in commands:
-        app.command(command.name, rich_help_panel=str(command.panel))(guarded(command.function))
+        decorate = app.command(command.name, rich_help_panel=str(command.panel), help=_help(command))
+        decorate(guarded(command.function))
     return app
+
+
+def _help(command: Command) -> str:
+    """The verb's docstring with its paragraphs unwrapped, so that they fill the terminal; brackets stay text."""
+    paragraphs = (inspect.getdoc(command.function) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs).replace("[", r"\[")
 
 
 def configuration(folder: Path) -> dict[str, dict[str, Any]]:

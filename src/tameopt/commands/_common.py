@@ -104,7 +104,7 @@ Out = Annotated[
 Target = Annotated[
     str,
     typer.Argument(
-        metavar="[TARGET]",
+        metavar="TARGET",
         help="A problem's name, FILE.py:factory, or the folder of a recorded run.",
     ),
 ]

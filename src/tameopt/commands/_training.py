@@ -14,11 +14,11 @@ from tameopt.commands._common import printable
 
 Optimizer = Annotated[
     str | None,
-    typer.Option("--optimizer", "-O", help="SGD, Adam, … [default: the problem's own, else SGD]", show_default=False),
+    typer.Option("--optimizer", "-O", help="SGD, Adam, … (default: the problem's own, else SGD)", show_default=False),
 ]
 LearningRate = Annotated[
     float | None,
-    typer.Option("--lr", help="Step size alpha_0. [default: the problem's own, else 0.05]", show_default=False),
+    typer.Option("--lr", help="Step size alpha_0. (default: the problem's own, else 0.05)", show_default=False),
 ]
 Argument = Annotated[
     list[str],
@@ -28,21 +28,21 @@ Argument = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option("--steps", "-n", help="Steps to train. [default: the problem's own, else 1000]", show_default=False),
+    typer.Option("--steps", "-n", help="Steps to train. (default: the problem's own, else 1000)", show_default=False),
 ]
 BatchSize = Annotated[
     str | None,
     typer.Option(
         "--batch-size",
         "-b",
-        help='Samples a step, or "full". [default: the problem\'s own, else 64]',
+        help='Samples a step, or "full". (default: the problem\'s own, else 64)',
         show_default=False,
     ),
 ]
 Schedule = Annotated[
     str | None,
     typer.Option(
-        "--schedule", help="constant, power:p=0.6, cosine:warmup=100, … [default: constant]", show_default=False
+        "--schedule", help="constant, power:p=0.6, cosine:warmup=100, … (default: constant)", show_default=False
     ),
 ]
 Sampling = Annotated[
@@ -51,7 +51,7 @@ Sampling = Annotated[
 Name = Annotated[
     str | None,
     typer.Option(
-        "--name", help="Name of the run's folder. [default: the problem and four digits]", show_default=False
+        "--name", help="Name of the run's folder. (default: the problem and four digits)", show_default=False
     ),
 ]
 
