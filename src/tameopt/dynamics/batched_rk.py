@@ -7,7 +7,7 @@ classes; what scipy and torchdiffeq lack is a batch in which a stiff trajectory 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -36,6 +36,11 @@ class Tableau:
     extra: torch.Tensor
     dense: torch.Tensor
     is_dop853: bool
+
+    def to(self, device: torch.device) -> Tableau:
+        """The same tableau on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("a", "b", "error", "extra", "dense")}
+        return replace(self, **moved)
 
 
 def tableau(method: Method) -> Tableau:
@@ -71,6 +76,31 @@ class Solution:
     states: torch.Tensor
     evaluations: torch.Tensor
     stopped: torch.Tensor
+    crossings: tuple[Crossing, ...] = ()
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where an event function changed its sign: trajectory, event, time and (d,) state."""
+
+    trajectory: int
+    event: int
+    time: float
+    state: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Event functions of a solve.
+
+    values: (m', d) -> (m', E). terminal: (E,) whether a trajectory stops at the event. directions: (E,) +1 counts
+    changes from below 0 to above, -1 the converse, 0 both. found: what was crossed, in no order.
+    """
+
+    values: Field
+    terminal: tuple[bool, ...]
+    directions: tuple[int, ...]
+    found: list[Crossing]
 
 
 @dataclass
@@ -89,20 +119,22 @@ class _March:
 
 
 def solve(
-    field: Field, y0: torch.Tensor, times: torch.Tensor, tolerance: float, method: Method, max_evaluations: int
+    field: Field,
+    y0: torch.Tensor,
+    times: torch.Tensor,
+    tolerance: float,
+    method: Method,
+    max_evaluations: int,
+    watch: Watch | None = None,
 ) -> Solution:
     """Solve y' = field(y) from y0: (m, d) at times: (m, k) increasing, times[:, 0] being the start.
 
     field: (m', d) -> (m', d) for any number of rows. tolerance: on the norm of the local error, relative to
     max(1, norm(y)). A trajectory stops where its values are not finite, its step underflows, or it has used
-    `max_evaluations`; the others go on.
+    `max_evaluations`, or at a terminal event; the others go on. Events are located on the continuous extension to
+    1e-14 of a step; two sign changes within one step are not seen.
     """
-    scheme = tableau(method)
-    scheme = Tableau(
-        scheme.order,
-        *(part.to(y0.device) for part in (scheme.a, scheme.b, scheme.error, scheme.extra, scheme.dense)),
-        scheme.is_dop853,
-    )
+    scheme = tableau(method).to(y0.device)
     m, k = times.shape
     states = torch.full((m, k, y0.shape[1]), torch.nan, dtype=torch.float64, device=y0.device)
     states[:, 0] = y0
@@ -118,8 +150,8 @@ def solve(
     )  # fmt: skip
     march = march.keep(torch.isfinite(f0).all(1) & (end > times[:, 0]))
     while march.index.numel():
-        march = _advance(field, march, times, states, evaluations, stopped, scheme, tolerance, max_evaluations)
-    return Solution(states, evaluations, stopped)
+        march = _advance(field, march, times, states, evaluations, stopped, scheme, tolerance, max_evaluations, watch)
+    return Solution(states, evaluations, stopped, tuple(watch.found) if watch is not None else ())
 
 
 def _norm(rows: torch.Tensor) -> torch.Tensor:
@@ -151,7 +183,7 @@ def _first_step(
 
 def _advance(
     field: Field, march: _March, times: torch.Tensor, states: torch.Tensor, evaluations: torch.Tensor,
-    stopped: torch.Tensor, scheme: Tableau, tolerance: float, max_evaluations: int,
+    stopped: torch.Tensor, scheme: Tableau, tolerance: float, max_evaluations: int, watch: Watch | None,
 ) -> _March:  # fmt: skip
     """One attempted step of every trajectory on its way; outputs are written into `states`."""
     end = times[march.index, -1]
@@ -175,6 +207,12 @@ def _advance(
             field, march.keep(accept), h[accept], t_new[accept], stages[:, accept], y_new[accept], times, states,
             evaluations, scheme,
         )  # fmt: skip
+    ended = torch.zeros_like(accept)
+    if watch is not None and bool(accept.any()):
+        ended[accept] = _watch(
+            field, march.keep(accept), h[accept], stages[:, accept], y_new[accept], times, states, evaluations,
+            stopped, scheme, watch,
+        )  # fmt: skip
     where = accept[:, None]
     following = _March(
         march.index,
@@ -184,12 +222,55 @@ def _advance(
         h * factor,
         ~accept,
     )
-    stopped[march.index] = following.t
+    stopped[march.index] = torch.where(ended, stopped[march.index], following.t)
     done = accept & last
     # below this the step no longer moves t in float64
     underflow = ~accept & (following.h <= 4e-16 * torch.maximum(following.t.abs(), end.abs() * 1e-3))
     spent = (evaluations[host_index] >= max_evaluations).to(done.device)
-    return following.keep(~(done | underflow | spent))
+    return following.keep(~(done | underflow | spent | ended))
+
+
+def _watch(
+    field: Field, march: _March, h: torch.Tensor, stages: torch.Tensor, y_new: torch.Tensor, times: torch.Tensor,
+    states: torch.Tensor, evaluations: torch.Tensor, stopped: torch.Tensor, scheme: Tableau, watch: Watch,
+) -> torch.Tensor:  # fmt: skip
+    """Record the events inside the accepted steps; (m,) bool: trajectories that end at one."""
+    before, after = watch.values(march.y), watch.values(y_new)
+    directions = torch.tensor(watch.directions, device=h.device)
+    rising, falling = (before < 0) & (after >= 0), (before > 0) & (after <= 0)
+    crossed = (rising & (directions >= 0)) | (falling & (directions <= 0))
+    ended = torch.zeros(h.shape[0], dtype=torch.bool, device=h.device)
+    if not bool(crossed.any()):
+        return ended
+    rows = crossed.any(1).nonzero()[:, 0]
+    part = march.keep(crossed.any(1))
+    coefficients = _continuous(field, part, h[rows], y_new[rows], stages[:, rows], scheme)
+    evaluations[part.index.cpu()] += scheme.extra.shape[0]
+    for place, row in enumerate(rows.tolist()):
+        located = []
+        for event in crossed[row].nonzero()[:, 0].tolist():
+            low, high = 0.0, 1.0
+            for _ in range(47):  # 2^-47 of the step
+                middle = 0.5 * (low + high)
+                state = _state_at(part, coefficients, place, middle, scheme)
+                same = bool(torch.sign(watch.values(state[None])[0, event]) == torch.sign(before[row, event]))
+                low, high = (middle, high) if same else (low, middle)
+            located.append((high, event))
+        for share, event in sorted(located):
+            state = _state_at(part, coefficients, place, share, scheme)
+            trajectory, t = int(part.index[place]), float(part.t[place] + share * h[row])
+            watch.found.append(Crossing(trajectory, event, t, state))
+            if watch.terminal[event]:
+                ended[row] = True
+                stopped[trajectory] = t
+                states[trajectory, times[trajectory] > t] = torch.nan
+                break
+    return ended
+
+
+def _state_at(march: _March, coefficients: torch.Tensor, place: int, share: float, scheme: Tableau) -> torch.Tensor:
+    x = torch.full((1, 1), share, dtype=torch.float64, device=march.y.device)
+    return march.y[place] + _interpolated(coefficients[:, place : place + 1], x, scheme)[0]
 
 
 def _combined(weights: torch.Tensor, stages: torch.Tensor) -> torch.Tensor:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.func import grad, vmap
 
 from tameopt.batches import Batch, size_of
-from tameopt.dynamics.batched_rk import Field, Method, solve
+from tameopt.dynamics.batched_rk import Crossing, Field, Method, Watch, solve
 from tameopt.problem import Problem
 
 Function = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A moment of a flow: where function(theta), (d,) -> scalar, changes its sign.
+
+    terminal: the trajectory stops there. direction: +1 counts changes from below 0 to above, -1 the converse, 0 both.
+    """
+
+    function: Function
+    terminal: bool = False
+    direction: Literal[-1, 0, 1] = 0
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,7 @@ class Flow:
     times: (k,) or (m, k); states: (k, d) or (m, k, d) float64, theta at those times, NaN past the time `stopped`.
     evaluations: gradients used, a number or (m,). stopped: how far it was solved, a number or (m,).
     tolerance: asked of the norm of each step's local error, relative to max(1, norm(theta)).
+    crossings: the events met, by time: trajectory (0 for a single one), event (its number), time, state (d,).
     """
 
     times: torch.Tensor
@@ -30,6 +44,7 @@ class Flow:
     evaluations: torch.Tensor
     stopped: torch.Tensor
     tolerance: float
+    crossings: tuple[Crossing, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -53,6 +68,7 @@ def gradient_flow(
     tolerance: float = 1e-10,
     method: Method = "dop853",
     max_evaluations: int = 100_000,
+    events: Sequence[Event] = (),
 ) -> Flow:
     """The solution of theta' = -grad F(theta), theta(times[0]) = x0, at `times`.
 
@@ -62,6 +78,7 @@ def gradient_flow(
     error stays within about 10 times it. method: "dop853" (order 8) or "dopri5" (order 5: cheaper for loose
     tolerances and across kinks, where no method has an order).
     max_evaluations: gradients a trajectory may use; a stiff one stops there, and `stopped` says where.
+    events: `Event`s, located between the steps to rounding; two sign changes within one step are not seen.
 
     Raises ValueError for shapes, orders and tolerances that make no sense.
 
@@ -85,10 +102,27 @@ def gradient_flow(
         raise ValueError("times must be finite and strictly increasing: the flow runs forward from the first.")
     if not 1e-14 <= tolerance < 1:
         raise ValueError(f"tolerance must be in [1e-14, 1), got {tolerance}: float64 resolves no less.")
-    solution = solve(descent_field(F, rows.shape[1]), rows, table.contiguous(), tolerance, method, max_evaluations)
+    field = descent_field(F, rows.shape[1])
+    solution = solve(field, rows, table.contiguous(), tolerance, method, max_evaluations, _watch(events))
+    met = tuple(sorted(solution.crossings, key=lambda crossing: crossing.time))
     if single:
-        return Flow(asked, solution.states[0], solution.evaluations[0], solution.stopped[0], tolerance)
-    return Flow(asked, solution.states, solution.evaluations, solution.stopped, tolerance)
+        return Flow(asked, solution.states[0], solution.evaluations[0], solution.stopped[0], tolerance, met)
+    return Flow(asked, solution.states, solution.evaluations, solution.stopped, tolerance, met)
+
+
+def _watch(events: Sequence[Event]) -> Watch | None:
+    if not events:
+        return None
+    for event in events:
+        if not isinstance(event, Event):
+            raise TypeError(f"an event must be a tameopt.dynamics.flow.Event(function), got {type(event).__name__}.")
+
+    def values(rows: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.stack([torch.stack([event.function(row) for event in events]) for row in rows]).to(rows)
+
+    terminal = tuple(event.terminal for event in events)
+    return Watch(values, terminal, tuple(event.direction for event in events), [])
 
 
 def descent_field(F: Problem | Function, dim: int) -> Field:
