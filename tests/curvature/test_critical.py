@@ -21,9 +21,9 @@ def himmelblau(t):
 
 
 def test_himmelblau():
-    found = tame.curvature.find_critical_points(problem_of(himmelblau, 2), spread=4.0, num_starts=80)
+    found = tame.curvature.find_critical_points(problem_of(himmelblau, 2), spread=4.0, num_starts=60)
     assert sorted(point.kind for point in found) == ["maximum"] + ["minimum"] * 4 + ["strict saddle"] * 4
-    assert found.unfinished == 0 and sum(found.counts) + len(found.gradient_flat) == 80
+    assert found.unfinished == 0 and sum(found.counts) + len(found.gradient_flat) == 60
     top = found[-1]
     assert top.value == pytest.approx(181.616522, abs=1e-6)
     assert top.eigenvalues.tolist() == pytest.approx([-45.6052, -16.0660], abs=1e-4)
@@ -43,16 +43,16 @@ def table_of_linear_net(s, hidden):
 
 
 def test_two_layer_linear_nets_everywhere_it_lands():
-    """200 random starts end at critical points of many symmetry orbits: loss, index and nullity are the table's."""
+    """40 random starts end at critical points of many symmetry orbits: loss, index and nullity are the table's."""
     s, hidden = (4.0, 3.0, 2.0, 1.0), 3
     Y = torch.diag(torch.tensor(s, dtype=F64))
 
     def F(t):
         return (t[:12].view(4, 3) @ t[12:].view(3, 4) - Y).square().sum() / 2
 
-    found = tame.curvature.find_critical_points(problem_of(F, 24), num_starts=60)
+    found = tame.curvature.find_critical_points(problem_of(F, 24), num_starts=40)
     table = table_of_linear_net(s, hidden)
-    assert len(found) >= 8
+    assert len(found) >= 6
     for point in found:
         nearest = min(table, key=lambda row: abs(row[0] - point.value))
         assert point.value == pytest.approx(nearest[0], abs=1e-6)
@@ -99,8 +99,8 @@ def test_gradient_flat_points_are_told_apart():
 def test_large_problems_use_a_krylov_space():
     """A chain of double wells in 400 variables: every coordinate ends at -1, 0 or 1, so the index is countable."""
     problem = problem_of(lambda t: (t**4 / 4 - t**2 / 2).sum(), 400)
-    found = tame.curvature.find_critical_points(problem, num_starts=2)
-    assert found.thetas.shape[0] == 2
+    found = tame.curvature.find_critical_points(problem, num_starts=1)
+    assert found.thetas.shape[0] == 1
     for theta in found.thetas:
         assert float((theta - theta.round()).abs().max()) < 1e-6
         point = tame.curvature.classify(problem, theta)
