@@ -86,18 +86,25 @@ def _objective(
 
 
 def _search(
-    kind: Kind, t: np.ndarray, y: np.ndarray, weights: np.ndarray, lower: float | None
+    kind: Kind,
+    t: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    lower: float | None,
+    near: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best shape parameters and (F*, A): a grid, then Levenberg-Marquardt from its three best points.
+    """The best shape parameters and (F*, A): Levenberg-Marquardt from `near`, or from two points of a grid.
 
     The valley of (p, tau, F*) is long, curved and flat: descent along coordinates stops in it, Gauss-Newton on the
     projected residual does not (variable projection, Golub and Pereyra 1973).
     """
     candidates = _GRIDS[kind]
-    sums, _ = _objective(kind, candidates, t, y, weights, lower)
+    sums = np.zeros(1) if near is not None else _objective(kind, candidates, t, y, weights, lower)[0]
     best: tuple[float, np.ndarray, np.ndarray] | None = None
-    for start in np.argsort(sums)[:: max(1, sums.size // 400)][:3]:
-        found = _levenberg(kind, candidates[start], t, y, weights, lower)
+    order = np.argsort(sums)
+    # the best grid point, and one further off: the valley may have two ends
+    for start in candidates[order[[0, min(12, order.size - 1)]]] if near is None else near[None]:
+        found = _levenberg(kind, start, t, y, weights, lower)
         if best is None or found[0] < best[0]:
             best = found
     assert best is not None
@@ -123,15 +130,15 @@ def _levenberg(
     offsets = step * np.concatenate([np.eye(q), -np.eye(q)])
     (residual, *_), (pair, *_) = _projected(kind, centre[None], t, y, weights, lower)
     value = float(residual @ residual)
-    for _ in range(80):
+    for _ in range(40):
         around, _ = _projected(kind, centre + offsets, t, y, weights, lower)
         jacobian = ((around[:q] - around[q:]) / (2 * step)).T
         gram, slope = jacobian.T @ jacobian, jacobian.T @ residual
         scale = np.maximum(np.diag(gram), 1e-300)
-        dampings = damping * 10.0 ** np.arange(-2, 6)
-        trials = np.stack(
-            [centre - np.linalg.lstsq(gram + np.diag(d * scale), slope, rcond=None)[0] for d in dampings]
-        )
+        dampings = damping * np.array([1e-2, 1.0, 1e2, 1e4])
+        # a ridge of 1e-14 keeps the matrices of the smallest damping regular
+        matrices = gram + (dampings + 1e-14)[:, None, None] * np.diag(scale)
+        trials = centre - np.linalg.solve(matrices, np.broadcast_to(slope, (dampings.size, q))[..., None])[..., 0]
         trials = np.clip(trials, low, high)
         residuals, pairs = _projected(kind, trials, t, y, weights, lower)
         values = np.where(pairs[:, 1] > 0, np.einsum("gm,gm->g", residuals, residuals), np.inf)
@@ -142,7 +149,7 @@ def _levenberg(
         centre, value, residual, pair, damping = (
             trials[best], float(values[best]), residuals[best], pairs[best], max(dampings[best], 1e-12),
         )  # fmt: skip
-        if gained <= 1e-12 * value and moved < 1e-9:
+        if gained <= 1e-9 * value and moved < 1e-6:
             break
     return (value if pair[1] > 0 else np.inf), centre, pair
 
@@ -172,8 +179,9 @@ def fit_decay(kind: Kind, clock: np.ndarray, values: np.ndarray, lower: float | 
         return None
     weights = np.ones_like(values)
     floor = 4 * np.finfo(np.float64).eps * float(np.abs(values).max())
+    parameters: np.ndarray | None = None
     for _ in range(8):
-        parameters, (F_star, amplitude) = _search(kind, t, values, weights, lower)
+        parameters, (F_star, amplitude) = _search(kind, t, values, weights, lower, parameters)
         if not amplitude > 0:
             return None
         excess = amplitude * SHAPES[kind](parameters, t)
@@ -184,6 +192,7 @@ def fit_decay(kind: Kind, clock: np.ndarray, values: np.ndarray, lower: float | 
         weights = new
         if change < 1e-3:
             break
+    # the weights have settled: once more from the grid, in case the first weights led astray
     parameters, (F_star, amplitude) = _search(kind, t, values, weights, lower)
     if not amplitude > 0:
         return None

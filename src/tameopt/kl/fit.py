@@ -196,7 +196,8 @@ def _choose_tail(series: LossSeries, lower: float | None) -> tuple[int, dict[str
         likely = max(fitted, key=lambda decay: float(decay.loglik.sum()))
         relative = np.abs(tail.values - likely.fitted) / np.maximum(likely.fitted - likely.F_star, 1e-300)
         size = float(np.median(relative))
-        if abs(_misfit(likely)) < 0.5 or size < 1e-3:
+        # noise may well be correlated; a curve of the wrong shape leaves residuals with 0.9 and more
+        if abs(_misfit(likely)) < 0.75 or size < 1e-3:
             return start, decays
         if best is None or size < best[0]:
             best = (size, start, decays)

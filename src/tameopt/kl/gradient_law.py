@@ -104,8 +104,7 @@ def gradient_law(
     fitted = intercepts[best] + slopes[best] * x[best]
     residuals = y - fitted
     generator = np.random.default_rng(seed)
-    inflate = np.sqrt(y.size / max(1, y.size - 3))
-    draws = fitted + inflate * resample(residuals, replicates, generator)
+    draws = fitted + resample(residuals, replicates, generator, 3)
     boot_slopes, _, boot_sums = _regress(x, draws)
     chosen = np.argmin(boot_sums, axis=0)
     thetas = boot_slopes[chosen, np.arange(replicates)]

@@ -145,6 +145,7 @@ class TrapCertificate:
                 estimate=self.h,
                 error_kind="bound",
                 source="Oymak and Soltanolkotabi 2019, sharpened",
+                witness={"largest_step": self.step},
             )
         return measured(
             "trap.holds",
@@ -153,6 +154,7 @@ class TrapCertificate:
             method=method,
             error_kind="float64 rounding, not bounded",
             scope=Scope.POINT,
+            witness={"largest_step": self.step},
         )
 
 
