@@ -39,7 +39,7 @@ def orbit_length(start: float, stop: float) -> float:
 
     r dr'/dr = 2 r^2 / (1 - r^2)^2 is not integrable up to r = 1, so the whole orbit has infinite length.
 
-    >>> 49 < orbit_length(0.5, 0.99) < 51
+    >>> 47 < orbit_length(0.5, 0.99) < 47.1
     True
     """
     radii = torch.linspace(0, 1, 200_001, dtype=torch.float64)
