@@ -357,7 +357,10 @@ def _recorded(subject: Subject, seed: int) -> tuple[Program, tuple[str, ...]]:
         kept = tuple(item for item in program.obstructions if item.kind != "data branch")
         program = Program(program.nodes, program.outputs, kept)
     if on_meta:
-        notes.append("traced on the meta device: nothing was computed, buffers count as arbitrary numbers")
+        notes.append(
+            "traced on the meta device: nothing was computed; buffers count as arbitrary numbers, running variances "
+            "as >= 0"
+        )
     elif not program.obstructions:
         generator = torch.Generator().manual_seed(seed)
         moved = {

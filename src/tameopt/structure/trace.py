@@ -221,6 +221,9 @@ class Tracer(TorchDispatchMode):
         for name, value in named.items():
             if isinstance(value, torch.Tensor):
                 encoded[name] = self._reference(value, operator, place)
+                if name == "running_var" and value.is_meta and isinstance(encoded[name], Constant):
+                    # averages of variances; without values this is an assumption, and the notes say so
+                    encoded[name] = Constant(Interval(0.0))
             elif isinstance(value, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in value):
                 encoded[name] = tuple(
                     self._reference(item, operator, place) if isinstance(item, torch.Tensor) else None
