@@ -14,6 +14,13 @@ from tameopt.theorems._judge import covers
 _CERTIFICATE = Certificate("tameopt.tests:never_run", {})
 
 
+# numbers that theorems hold against each other: a step of 0.1 where 0.2 is admitted
+_NUMBERS: dict[str, tuple[float, dict[str, float] | None]] = {
+    "step.constant": (0.1, None),
+    "trap.holds": (0.4, {"largest_step": 0.2}),
+}
+
+
 def proof(claim: str, scope: Scope, **evidence: Any) -> Finding:
     """A finding as `evidence.proved` makes it; the judge does not replay, the audit has."""
     made = Evidence(method="test", certificate=_CERTIFICATE, **evidence)
@@ -32,6 +39,9 @@ def refutation(claim: str, scope: Scope) -> Finding:
 
 def holding(hypothesis: Hypothesis) -> Finding:
     estimate = None if hypothesis.limit is None else (0.5 if hypothesis.limit[0] == "<" else 1.5)
+    if hypothesis.claim in _NUMBERS:
+        estimate, witness = _NUMBERS[hypothesis.claim]
+        return proof(hypothesis.claim, hypothesis.scope, estimate=estimate, witness=witness)
     return proof(hypothesis.claim, hypothesis.scope, estimate=estimate)
 
 
@@ -70,8 +80,10 @@ def test_one_measurement_is_enough_to_lower_the_outcome(theorem: Theorem) -> Non
         number = 0.5 if weak.limit is None or weak.limit[0] == "<" else 1.5
         findings = [holding(one) for one in theorem.hypotheses if one is not weak]
         judgement = judge(theorem, [*findings, measurement(weak.claim, number, weak.scope)])
-        assert judgement.outcome is Outcome.AS_MEASURED, weak.claim
-        assert judgement.sentence.startswith("As far as measured")
+        assert judgement.outcome is not Outcome.APPLIES
+        if weak.claim not in _NUMBERS:
+            assert judgement.outcome is Outcome.AS_MEASURED, weak.claim
+            assert judgement.sentence.startswith("As far as measured")
 
 
 def test_a_proved_theorem_with_a_refuted_conclusion_is_our_bug(theorem: Theorem) -> None:
@@ -212,3 +224,18 @@ def test_a_theorem_must_have_hypotheses() -> None:
 def test_an_unknown_theorem_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="'saddle-avoidance'"):
         entry("saddle-avoidence")
+
+
+@pytest.mark.parametrize(
+    ("step", "largest", "outcome"),
+    [(0.1, 0.2, Outcome.APPLIES), (0.3, 0.2, Outcome.FAILS), (0.1, None, Outcome.UNDECIDED)],
+)
+def test_a_trap_speaks_of_the_steps_it_admits(step: float, largest: float | None, outcome: Outcome) -> None:
+    theorem = entry("overparameterised-trap")
+    rest = [holding(one) for one in theorem.hypotheses if one.claim not in ("trap.holds", "step.constant")]
+    witness = None if largest is None else {"largest_step": largest}
+    trap = proof("trap.holds", Scope.POINT, estimate=0.4, witness=witness)
+    judgement = judge(theorem, [*rest, trap, proof("step.constant", Scope.RUN, estimate=step)])
+    assert judgement.outcome is outcome
+    if outcome is Outcome.FAILS:
+        assert "above the 0.2 that the trap admits" in judgement.hypotheses[-1].reason

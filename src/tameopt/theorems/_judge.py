@@ -218,6 +218,11 @@ def judge(theorem: Theorem, findings: Iterable[Finding], run: Run | None = None)
                 own + tuple(finding for finding in decision.also if finding not in own),
             )
         )
+    misfit = theorem.fit(known)
+    if misfit is not None and combine(one.verdict for one in statuses) in (Verdict.PROVED, Verdict.MEASURED):
+        verdict, reason = misfit
+        words = "the hypotheses speak of this run together"
+        statuses.append(HypothesisStatus(theorem.hypotheses[-1].claim, words, Scope.RUN, verdict, False, reason))
     outcome = _outcome(statuses)
     usable = outcome in (Outcome.APPLIES, Outcome.AS_MEASURED, Outcome.LOCALLY)
     return Judgement(

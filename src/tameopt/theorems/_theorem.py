@@ -101,6 +101,10 @@ def _no_prediction(known: Known) -> tuple[Prediction, ...]:
     return ()
 
 
+def _fits(known: Known) -> tuple[Verdict, str] | None:
+    return None
+
+
 def _no_qualification(known: Known) -> str:
     return ""
 
@@ -114,6 +118,8 @@ class Theorem:
     conclusion forbids to be REFUTED. applied: what it says about this run when it applies.
     remark: how our statement differs from the source, and what it does not say.
     predict: what it predicts in numbers, beside what was observed.
+    fit: whether the findings fit together (a step against the step that a certificate speaks of): None when they do,
+        else the verdict that takes their place, REFUTED or UNKNOWN, and the reason. It can only lower the outcome.
     qualify: what must be added to `applied` for this run (that a point reached is outside its reach, say), or "".
     """
 
@@ -128,6 +134,7 @@ class Theorem:
     conclusion_claims: tuple[str, ...] = ()
     remark: str = ""
     predict: Callable[[Known], tuple[Prediction, ...]] = _no_prediction
+    fit: Callable[[Known], tuple[Verdict, str] | None] = _fits
     qualify: Callable[[Known], str] = _no_qualification
 
     def __post_init__(self) -> None:

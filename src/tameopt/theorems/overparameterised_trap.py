@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from tameopt.evidence import Scope
+from tameopt.evidence import Scope, Verdict
 from tameopt.theorems._hypotheses import CONSTANT_STEP, GRADIENT_DESCENT
-from tameopt.theorems._theorem import Hypothesis, Theorem
+from tameopt.theorems._theorem import Hypothesis, Known, Theorem
+
+
+def _fit(known: Known) -> tuple[Verdict, str] | None:
+    """The certificate speaks of steps up to its own: the run's must not be larger."""
+    trap, step = known.estimate("trap.holds"), known.estimate("step.constant")
+    if trap is None or step is None:
+        return Verdict.UNKNOWN, "the certificate's largest step or the run's step is not known"
+    largest = (trap.evidence.witness or {}).get("largest_step")
+    if largest is None:
+        return Verdict.UNKNOWN, "the certificate does not say for which steps it holds"
+    if step.value <= float(largest):
+        return None
+    return Verdict.REFUTED, f"the run's step {step.value:.4g} is above the {float(largest):.4g} that the trap admits"
+
 
 ENTRY = Theorem(
     name="overparameterised-trap",
@@ -35,5 +49,6 @@ ENTRY = Theorem(
     conclusion="theta_k stays in a ball around theta_0, and norm(u_k) shrinks by a constant factor a step to 0.",
     applied="gradient descent interpolates the training data, at a linear rate, without leaving the ball.",
     conclusion_claims=("iterates.converge",),
+    fit=_fit,
     remark="Zero training loss says nothing about test error; far from the lazy regime the condition rarely holds.",
 )
