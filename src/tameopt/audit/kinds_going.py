@@ -191,6 +191,10 @@ def plateau(scene: Scene) -> Candidate | None:
         return None
     if scene.holding("rate.linear") is not None or scene.holding("rate.sublinear") is not None:
         return None
+    # under noise a level that was reached by falling is a floor; a plateau is one that was never left
+    stuck = abs(scene.first_loss - scene.last_loss) < 0.05 * abs(scene.first_loss)
+    if scene.history is None or not (scene.history.deterministic or stuck):
+        return None
     return Candidate(
         "plateau",
         f"F stands at {scene.last_loss:.4g} without being at a critical point.",
