@@ -185,6 +185,26 @@ def test_every_critical_point_of_himmelblau_with_proof():
     assert not shrunk.replay()
 
 
+def test_a_critical_point_beside_a_face_is_counted_once():
+    """A cell that ends one unit in the last place before the critical point must not claim it as its own.
+
+    Balls hold a little more than the interval they are made from; a check on balls would count the point twice.
+    """
+    problem = problem_of(lambda t: (t[0] - 1) ** 2, [0.0])
+    tape = tape_of(problem)
+    leaf = ["one", [(1.0).hex()], (0.75).hex(), [[(0.5).hex()]]]
+    just_below, just_above = math.nextafter(1.0, 0.0), math.nextafter(1.0, 2.0)
+    assert point_checker.leaf_holds(tape, [0.5], [1.5], leaf)
+    assert not point_checker.leaf_holds(tape, [0.5], [just_below], leaf)
+    assert not point_checker.leaf_holds(tape, [0.5], [1.0], leaf)
+    assert not point_checker.leaf_holds(tape, [just_above], [1.5], leaf)
+    # and a ball must hold its cell in exact numbers
+    assert not point_checker.leaf_holds(tape, [0.5], [1.75 + 2**-40], leaf)
+    data = {"tape": tape, "lower": [(0.5).hex()], "upper": [(1.5).hex()], "count": 2}
+    data["tree"] = ["split", 0, just_below.hex(), leaf, leaf]
+    assert not Certificate("tameopt.curvature.point_checker:check_box", data).replay()
+
+
 def test_a_degenerate_point_in_the_box_is_never_proved_away():
     found = critical_points_in_box(
         problem_of(lambda t: t[0] ** 2 + t[1] ** 4, [0.0, 0.0]), [-1, -1], [1, 1], max_cells=60

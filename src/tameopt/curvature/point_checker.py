@@ -211,8 +211,11 @@ def _count_leaves(flint: Any, tape: list[Any], lower: list[float], upper: list[f
     centre = [flint.arb(float.fromhex(text)) for text in tree[1]]
     radius = float.fromhex(tree[2])
     box = [flint.arb(float.fromhex(text), radius) for text in tree[1]]
-    if not all(outer.contains(inner) for outer, inner in zip(box, cell, strict=True)):
-        raise Undecided
+    # with exact numbers: a ball's radius is rounded up, so that balls would hold a little more than they should
+    exact = [_rational(text) for text in tree[1]]
+    for low, high, middle in zip(lower, upper, exact, strict=True):
+        if max(middle - Fraction(low), Fraction(high) - middle) > Fraction(radius):
+            raise Undecided
     gradient = jets.run(tape, centre)[1]
     H = _full(jets.run(tape, box)[2], len(centre), zero)
     product = _times(_matrix(tree[3]), H)
@@ -223,8 +226,8 @@ def _count_leaves(flint: Any, tape: list[Any], lower: list[float], upper: list[f
         if not abs(step) + row * flint.arb(radius) < flint.arb(radius):
             raise Undecided
         # the root lies in K, which must lie inside the cell: then neighbours cannot count it again
-        reach = flint.arb(0, 1) * row * flint.arb(radius)
-        if not cell[i].contains_interior(centre[i] - step + reach):
+        reach = row * flint.arb(radius)
+        if not (centre[i] - step - reach > flint.arb(lower[i]) and centre[i] - step + reach < flint.arb(upper[i])):
             raise Undecided
     return 1
 
