@@ -247,3 +247,17 @@ def test_step_sizes_of_a_problem_and_of_a_run(capsys: pytest.CaptureFixture[str]
     data = json.loads(capsys.readouterr().out)
     assert data["where"] == "at step 40"
     assert data["steps"]["whole"]["limit"][1] == pytest.approx(0.2)
+
+
+def test_a_report_that_cannot_be_written_does_not_cost_the_result(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(diagnosis: object, path: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tameopt.report.html.save_html", full)
+    assert cli.main(["audit", *QUICK, "--out", "r", "--budget", "0.5"]) == 0
+    captured = capsys.readouterr()
+    assert "report.html could not be written ([Errno 28] No space left on device)" in captured.err
+    assert "report: r/report.html" not in captured.out and "quadratic" not in captured.err
+    assert "Question" in captured.out
