@@ -24,6 +24,8 @@ _NAMES = {
     "prove_point": "rigorous",
     "PointProof": "rigorous",
     "critical_points_in_box": "rigorous",
+    "lipschitz_on_box": "lipschitz_box",
+    "BoxConstant": "lipschitz_box",
     "lipschitz": "sharpness",
     "Sharpness": "sharpness",
     "find_critical_points": "critical",
