@@ -72,7 +72,7 @@ def test_pictures_are_drawable(quadratic_answer):
 
 def test_quartic_is_sublinear_with_exponent_three_quarters(tmp_path):
     problem = Problem.from_function(lambda x: (x**4).sum(), torch.tensor([1.0], dtype=D))
-    found = by_claim(answer(problem, record_descent(tmp_path / "r", problem, 0.05, 2000)))
+    found = by_claim(answer(problem, record_descent(tmp_path / "r", problem, 0.05, 2500)))
     assert found["rate.linear"].verdict is Verdict.REFUTED
     assert found["rate.sublinear"].value == pytest.approx(2.0, rel=0.02)  # l/(l-2) with l = 4
     assert found["kl.exponent"].value == pytest.approx(0.75, abs=5e-3)
@@ -80,7 +80,7 @@ def test_quartic_is_sublinear_with_exponent_three_quarters(tmp_path):
 
 def test_logistic_runs_to_infinity_and_is_not_called_convergent(tmp_path):
     problem = Problem.from_function(lambda x: torch.log1p(torch.exp(-x)).sum(), torch.zeros(1, dtype=D))
-    found = by_claim(answer(problem, record_descent(tmp_path / "r", problem, 1.0, 2000)))
+    found = by_claim(answer(problem, record_descent(tmp_path / "r", problem, 1.0, 1000)))
     for claim in ("iterates.bounded", "iterates.converge", "iterates.finite_length"):
         assert found[claim].verdict is Verdict.UNKNOWN
 
@@ -88,7 +88,7 @@ def test_logistic_runs_to_infinity_and_is_not_called_convergent(tmp_path):
 @pytest.mark.parametrize("alpha", [0.02, 0.5])
 def test_mexican_hat_is_not_called_convergent(tmp_path, alpha):
     problem = problems.load("mexican-hat")
-    found = by_claim(answer(problem, record_descent(tmp_path / "r", problem, alpha, 1500)))
+    found = by_claim(answer(problem, record_descent(tmp_path / "r", problem, alpha, 800)))
     for claim in ("iterates.converge", "rate.linear"):
         assert found[claim].verdict is not Verdict.MEASURED, found[claim].statement
 
@@ -101,7 +101,7 @@ def test_noise_floor_of_stochastic_least_squares(tmp_path):
     torch.nn.init.zeros_(model.weight)
     torch.nn.init.zeros_(model.bias)
     problem = Problem(model, torch.nn.functional.mse_loss, (X, y))
-    run = record_descent(tmp_path / "r", problem, 0.05, 1500, batch_size=10)
+    run = record_descent(tmp_path / "r", problem, 0.05, 1000, batch_size=10)
     found = by_claim(answer(problem, run))
     assert found["run.noise_floor"].verdict is Verdict.MEASURED
     for claim in ("values.converge", "iterates.converge", "rate.linear", "kl.exponent", "iterates.finite_length"):

@@ -37,22 +37,32 @@ def record_descent(
         **(meta or {}),
     }
     run = Run.create(folder, settings)
+    every_step: dict[str, list[float]] = {"loss": [], "lr": [], "gradient_norm": []}
+    on_grid: dict[str, list[float]] = {"full_loss": [], "full_gradient_norm": []}
+    saved, thetas, status = [], [], "finished"
     for k in range(steps + 1):
-        value, full = problem.value_and_gradient(theta)
+        wanted = k % every == 0 or k == steps
         if batch_size is None:
-            loss, gradient = value, full
+            loss, gradient = problem.value_and_gradient(theta)
+            value, full = loss, gradient
         else:
             drawn = torch.randint(problem.n, (batch_size,), generator=generator)
             loss, gradient = problem.batch_gradient(theta, problem.batches.pick(drawn))
-        scalars = {"loss": float(loss), "lr": alpha, "gradient_norm": float(gradient.norm())}
-        if k % every == 0 or k == steps:
-            scalars |= {"full_loss": float(value), "full_gradient_norm": float(full.norm())}
-            run.save_vectors(k, {"theta": theta})
-        run.record(k, scalars)
-        if not bool(torch.isfinite(value)):
-            run.update_meta({"status": "diverged"})
+            if wanted:
+                value, full = problem.value_and_gradient(theta)
+        for name, number in (("loss", loss), ("lr", alpha), ("gradient_norm", gradient.norm())):
+            every_step[name].append(float(number))
+        if wanted:
+            on_grid["full_loss"].append(float(value))
+            on_grid["full_gradient_norm"].append(float(full.norm()))
+            saved.append(k)
+            thetas.append(theta)
+        if not bool(torch.isfinite(loss)):
+            status = "diverged"
             break
         theta = theta - alpha * gradient
-    else:
-        run.update_meta({"status": "finished"})
+    run.record_many(range(len(every_step["loss"])), every_step)
+    run.record_many(saved, on_grid)
+    run.save_block("theta", saved, torch.stack(thetas))
+    run.update_meta({"status": status})
     return run
