@@ -165,6 +165,21 @@ def test_a_record_with_missing_tables(tmp_path: Path, digits: Problem, digits_ru
     assert all(finding.verdict is U for finding in found.values()), found
 
 
+def test_unknown_sampler_is_judged_by_its_noise(tmp_path: Path, train: Train) -> None:
+    """The noise of a run without a recorded sampler: independent draws pass with power, reshuffling is found out."""
+    problem = problems.load("digits-linear", n=320).to(torch.float64)
+    verdicts = []
+    for name in ("with replacement", "reshuffled"):
+        folder = tmp_path / name.replace(" ", "-")
+        meta = {"batch_size": 32}
+        with train(folder, problem, Constant(0.05), 135, 32, sampling=name, windows=((10, 131),), meta=meta) as run:
+            pass
+        hidden = edited(run, tmp_path / f"hidden-{name[:4]}", {"sampling": "unknown"})
+        verdicts.append(findings_of(problem, hidden)["noise.unbiased"])
+    assert verdicts[0].verdict is M and "the tests would have seen" in verdicts[0].statement
+    assert verdicts[1].verdict is R and "epochs of 10" in verdicts[1].statement
+
+
 def test_parameters_that_start_at_fixed_numbers(tmp_path: Path, train: Train) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 1))
