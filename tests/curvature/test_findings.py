@@ -146,4 +146,4 @@ def test_nan_parameters_are_skipped_and_nan_hessians_unknown():
 def test_pictures_are_drawn_from_the_numbers(tmp_path):
     context = descent(tmp_path, quadratic(), 0.1, meta=SGD)
     names = [picture.name for analysis in ANALYSES for picture in analysis.analyse(context).pictures]
-    assert names == ["curvature-along-the-run", "step-against-curvature", "eigenvalues"]
+    assert names == ["curvature-along-the-run", "step-against-curvature", "eigenvalues", "loss-plane"]

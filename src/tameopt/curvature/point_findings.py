@@ -8,6 +8,7 @@ from typing import Any
 
 from tameopt.analysis import Answer, Context
 from tameopt.curvature.classification import Classification, classify
+from tameopt.curvature.planes import loss_plane
 from tameopt.evidence import Cost, Finding, Scope, measured, proved, refuted, unknown
 from tameopt.picture import Picture, Series
 
@@ -61,7 +62,23 @@ def analyse_point(context: Context) -> Answer:
         "eigenvalues": found.rows(),
         "gradient_norm": point.gradient_norm,
     }
-    return Answer(findings, (_picture(point),), facts, Cost(1, found.products, time.perf_counter() - began))
+    pictures = (_picture(point), *_plane(context))
+    return Answer(findings, pictures, facts, Cost(1, found.products, time.perf_counter() - began))
+
+
+def _plane(context: Context) -> tuple[Picture, ...]:
+    """The loss on the plane of the run's two main directions, where that costs half a second at most."""
+    run = context.run
+    if run is None or context.problem.dim < 2 or context.problem.dim * max(context.problem.n, 1) > 10_000_000:
+        return ()
+    saved = run.vector_steps("theta")
+    # our choice: 60 points show the path, and consecutive ones of a recorded window add nothing to the plane
+    steps = sorted({int(saved[j]) for j in range(0, saved.size, max(1, saved.size // 60))} | set(saved[-1:].tolist()))
+    path = [run.vector(step) for step in steps]
+    if len(path) < 3 or not all(bool(theta.isfinite().all()) for theta in path):
+        return ()
+    plane = loss_plane(context.problem, path, points=15, generator=context.generator(4))
+    return (plane.picture("The loss around the run"),) if bool(plane.losses.isfinite().all()) else ()
 
 
 def _worth_a_proof(context: Context) -> bool:
