@@ -261,3 +261,19 @@ def test_a_report_that_cannot_be_written_does_not_cost_the_result(
     assert "report.html could not be written ([Errno 28] No space left on device)" in captured.err
     assert "report: r/report.html" not in captured.out and "quadratic" not in captured.err
     assert "Question" in captured.out
+
+
+def test_a_watched_run_is_audited_with_the_problem_named(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    import tameopt as tame
+
+    problem = tame.problems.load("digits-linear")
+    with Run.create("watched", {"d": problem.dim, "n": problem.n, "steps_done": 2, "status": "finished"}) as run:
+        run.record_many([0, 1], {"loss": [2.3, 2.2], "lr": [0.1, 0.1]})
+        run.save_vectors(2, {"theta": torch.zeros(problem.dim)})
+    assert "--problem" in _error(capsys, "lr", "watched", "-q")
+    assert "does not say which problem" in _error(capsys, "audit", "watched", "-q")
+    assert "got the run watched" in _error(capsys, "audit", "watched", "-q", "--problem", "watched")
+    assert cli.main(["audit", "watched", "-q", "--problem", "digits-linear", "--budget", "0.2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["d"] == problem.dim

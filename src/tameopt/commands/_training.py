@@ -6,11 +6,14 @@ import ast
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tameopt.commands._common import printable
+
+if TYPE_CHECKING:
+    from tameopt.problem import Problem
 
 Optimizer = Annotated[
     str | None,
@@ -54,6 +57,32 @@ Name = Annotated[
         "--name", help="Name of the run's folder. (default: the problem and four digits)", show_default=False
     ),
 ]
+
+
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        "--problem",
+        help="Of a recorded run that does not say: the problem it was trained on, a name or FILE.py:factory.",
+        metavar="PROBLEM",
+        show_default=False,
+    ),
+]
+
+
+def objective(text: str | None, seed: int) -> Problem | None:
+    """The problem that --problem names; None without one.
+
+    Raises ValueError when it names a recorded run, and what `targets.resolve` raises.
+    """
+    if text is None:
+        return None
+    from tameopt.audit.targets import resolve
+
+    found = resolve(text, seed)
+    if found.run is not None or found.problem is None:
+        raise ValueError(f"--problem takes a problem's name or FILE.py:factory, got the run {text}.")
+    return found.problem
 
 
 def pairs(texts: Sequence[str]) -> dict[str, Any]:

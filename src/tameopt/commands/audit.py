@@ -14,6 +14,7 @@ from tameopt.commands._training import (
     BatchSize,
     LearningRate,
     Name,
+    Objective,
     Optimizer,
     Sampling,
     Schedule,
@@ -21,6 +22,7 @@ from tameopt.commands._training import (
     batch_size_of,
     command_line,
     folder_of,
+    objective,
     pairs,
 )
 
@@ -57,6 +59,7 @@ def audit(
     seed: Seed = 0,
     out: Out = None,
     name: Name = None,
+    problem: Objective = None,
     include: Include = [],  # noqa: B006
     exclude: Exclude = [],  # noqa: B006
     budget: Budget = 45.0,
@@ -78,6 +81,7 @@ def audit(
     with progress(quiet) as say:
         diagnosis = conduct.audit(
             target,
+            problem=objective(problem, seed),
             optimizer=optimizer,
             arguments=pairs(argument),
             lr=lr,

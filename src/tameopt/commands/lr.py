@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, printable, terminal
-from tameopt.commands._training import Argument, BatchSize, Optimizer, batch_size_of, pairs
+from tameopt.commands._training import Argument, BatchSize, Objective, Optimizer, batch_size_of, objective, pairs
 
 if TYPE_CHECKING:
     from tameopt.audit.step_interval import StepInterval
@@ -17,6 +17,7 @@ def lr(
     optimizer: Optimizer = None,
     argument: Argument = [],  # noqa: B006  typer copies it
     batch_size: BatchSize = None,
+    problem: Objective = None,
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -33,11 +34,11 @@ def lr(
     from tameopt.commands._progress import progress
 
     found = resolve(target, seed)
-    problem, theta, where = found.problem, None, "at the start"
+    function, theta, where = objective(problem, seed) or found.problem, None, "at the start"
     name, arguments = optimizer or str(found.training.get("optimizer", "SGD")), pairs(argument)
     size = batch_size_of(batch_size) or found.training.get("batch_size", 64) or "full"
-    if problem is None:
-        raise ValueError(f"{target} does not say which problem it recorded: give the problem itself.")
+    if function is None:
+        raise ValueError(f"{target} does not say which problem it recorded: name it with --problem.")
     if found.run is not None:
         meta, steps = found.run.meta, found.run.vector_steps()
         if not len(steps):
@@ -48,14 +49,14 @@ def lr(
         if optimizer is None:
             arguments = {**recorded.get("arguments", {}), **arguments}
         size = batch_size_of(batch_size) or meta.get("batch_size") or 64
-    if problem.dtype is torch.float32 and problem.dim <= 2_000_000:
-        problem = problem.to(torch.float64)
+    if function.dtype is torch.float32 and function.dim <= 2_000_000:
+        function = function.to(torch.float64)
     if theta is not None:
-        theta = theta.to(problem.device, problem.dtype)
+        theta = theta.to(function.device, function.dtype)
     with progress(quiet) as say:
         say("measuring curvature and noise")
         answer = step_interval(
-            problem,
+            function,
             theta,
             optimizer=name,
             arguments=arguments,
