@@ -215,19 +215,21 @@ def _tested(context: Context, fallback: Finding) -> Finding:
             seed=context.seed,
         )
     seen = ", ".join(f"{name} {share:.0%}" for name, share in tests.power.items())
-    if tests.rejected or min(tests.power.values()) < _LEAST_POWER:
+    # reshuffling shows itself over whole epochs of known length; fewer than three hide it
+    blind = epoch is None or tests.sample_size < 3 * epoch
+    if blind or tests.rejected or min(tests.power.values()) < _LEAST_POWER:
         return unknown(
             claim,
-            f"{fallback.statement} The noise itself does not decide: p = {tests.p_value:.2g}; the tests would have seen "
-            f"{seen}.",
+            f"{fallback.statement} The noise of {tests.sample_size} steps does not decide: p = {tests.p_value:.2g}"
+            + ("; whole epochs are needed to see reshuffling." if blind else f"; the tests would have seen {seen}."),
             missing=fallback.evidence.missing,
             remedy=fallback.evidence.remedy,
             method=method,
         )
     return measured(
         claim,
-        f"No bias is seen in the noise of {tests.sample_size} recorded steps (p = {tests.p_value:.2g}); the tests would "
-        f"have seen {seen}.",
+        f"No bias is seen in the noise of {tests.sample_size} recorded steps (p = {tests.p_value:.2g}); the tests "
+        f"would have seen {seen}.",
         tests.p_value,
         method=method,
         error_kind="p-value",
