@@ -89,7 +89,7 @@ def audit(
     if target.problem is None:
         raise ValueError(
             f"{run.path} does not say which problem it recorded ({run.meta.get('target', 'no target')!r}): pass "
-            "problem=..., the Problem it was trained on."
+            "problem=... (on the command line --problem FILE.py:factory), the Problem it was trained on."
         )
     seconds_training = time.perf_counter() - begun if trained_here else float(run.meta.get("seconds_training", 0.0))
     analysing = time.perf_counter()
