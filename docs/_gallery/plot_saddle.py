@@ -2,8 +2,8 @@
 Descent leaves a saddle
 =======================
 
-``x^2/2 + y^4/4 - y^2/2`` has a strict saddle at 0 and minima at (0, 1) and (0, -1). Gradient descent with a step below
-1/L avoids the saddle from almost every start: those that end there fill the line y = 0, which has measure zero.
+``x^2/2 + y^4/4 - y^2/2`` has a strict saddle at 0 and minima at (0, 1) and (0, -1). Gradient descent with a step
+below 1/L avoids the saddle from almost every start: those that end there fill the line y = 0, which has measure zero.
 """
 
 import torch
