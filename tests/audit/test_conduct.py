@@ -16,7 +16,9 @@ from tameopt.audit.training import train
 from tameopt.problem import Problem
 from tameopt.run import Run
 
-QUICK = ("noise.ode", "nonsmooth.chain_rule", "kl.ntk", "kl.trap", "dynamics.gradient_map")
+QUICK = (
+    "noise.ode", "nonsmooth.chain_rule", "nonsmooth.goldstein", "kl.ntk", "kl.trap", "dynamics.gradient_map",
+)  # fmt: skip
 
 
 def test_an_absurd_step_is_a_finding_with_the_step_that_would_do(tmp_path: Path) -> None:

@@ -14,6 +14,14 @@ from tameopt.evidence import Outcome, Verdict
 from tameopt.problem import Problem
 from tameopt.theorems import Judgement
 
+# no hypothesis rests on these
+NOT_ASKED_FOR = (
+    "noise.ode",
+    "noise.limit_set",
+    "nonsmooth.goldstein",
+    "nonsmooth.chain_rule",
+    "dynamics.gradient_map",
+)
 HOLDS = (Outcome.APPLIES, Outcome.AS_MEASURED, Outcome.LOCALLY)
 
 
@@ -24,7 +32,8 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Diagnosis
 
     def audit(name: str, problem: Problem | str, **options: Any) -> Diagnosis:
         if name not in done:
-            done[name] = tame.audit(problem, out=tmp_path_factory.mktemp("run") / name, **options)
+            out = tmp_path_factory.mktemp("run") / name
+            done[name] = tame.audit(problem, out=out, exclude=NOT_ASKED_FOR, **options)
         return done[name]
 
     return audit
@@ -70,7 +79,7 @@ def test_on_a_strict_saddle_the_stable_manifold_theorem_speaks(audited: Callable
 
 def test_avoidance_is_never_claimed_at_a_saddle_that_is_not_strict(audited: Callable[..., Diagnosis]) -> None:
     # x^2/2 + y^3/3 from y > 0 converges to the saddle 0: a half of all starts does
-    diagnosis = audited("cubic", _cubic(0.5), lr=0.2, steps=3000)
+    diagnosis = audited("cubic", _cubic(0.5), lr=0.2, steps=1500)
     one = judgement(diagnosis, "saddle-avoidance")
     if one.outcome in HOLDS:
         assert "It says nothing about the point reached" in one.sentence
