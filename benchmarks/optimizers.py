@@ -1,7 +1,7 @@
 """How close does a step of each optimizer come to the speed of memory, and how far ahead of torch's is it?
 
     python benchmarks/optimizers.py                         # two-core CPU: about five minutes
-    python benchmarks/optimizers.py --device cuda           # GPU: one tensor of 256M elements, GPT-2 medium, small tensors
+    python benchmarks/optimizers.py --device cuda           # one tensor of 256M elements, GPT-2 medium, small tensors
     python benchmarks/optimizers.py --device cuda --compiled  # with torch.compile'd optimizers, minutes each
 
 Prints a Markdown table; --json FILE also writes the raw figures.
@@ -41,7 +41,8 @@ def markdown(table: Table) -> str:
         unfused = f"{foreach.median / ours.median:.2f}" if foreach and not foreach.failure else "-"
         lines.append(
             f"| {case} | {name} | {ours.median * 1e3:.2f} ({ours.low * 1e3:.2f}-{ours.high * 1e3:.2f}) | "
-            f"{ours.roofline:.2f} | {ours.first:.2f} | {ours.extra_memory / 1e6:.0f} | {shown} | {ratio} | {unfused} |"
+            f"{ours.roofline:.2f} | {ours.first:.2f} | {ours.extra_memory / 1e6:.0f} | "
+            f"{shown} | {ratio} | {unfused} |"
         )
     lines += [f"\nfailed: {r.case} {r.optimizer} {r.implementation}: {r.failure}" for r in table.rows if r.failure]
     lines.append("\ncopy: " + ", ".join(f"{case} {b / 1e9:.1f} GB/s" for case, b in table.bandwidth.items()))

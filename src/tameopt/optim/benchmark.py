@@ -213,9 +213,7 @@ def _race(
     rows = []
     for implementation in kinds:
         if implementation in failures:
-            rows.append(
-                Row(label, name, implementation, 0.0, 0.0, 0.0, 0.0, moved, 0.0, 0, failures[implementation])
-            )
+            rows.append(Row(label, name, implementation, 0.0, 0.0, 0.0, 0.0, moved, 0.0, 0, failures[implementation]))
             continue
         low, median, high = np.quantile(times[implementation], (0.25, 0.5, 0.75)).tolist()
         share = moved / bandwidth / median

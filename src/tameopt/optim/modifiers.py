@@ -26,7 +26,7 @@ class Modifiers:
     [-g_bound, g_bound]; shrink: theta -= lr * weight_decay * theta before the step, from the group's options (Keras'
     weight decay); average: keep an exponential average of theta, and write it back every so often (Keras' EMA).
 
-    low_precision, for parameters of 16 bits: "nearest" rounds theta when it is stored; "kahan" keeps what the rounding
+    low_precision, for parameters of 16 bits: "nearest" rounds theta when it is stored; "kahan" keeps what rounding
     lost in a second 16-bit tensor; "master" keeps theta in float32 beside it; "stochastic" (bfloat16) rounds up or
     down at random, without more memory.
     """
@@ -112,6 +112,6 @@ def modify(rule: Rule, modifiers: Modifiers) -> Rule:
         coefficients,
         update,
         rule.scalars,
-        rule.counts_steps or modifiers.average,
+        counts,
         rule.sparse,
     )

@@ -120,7 +120,9 @@ class Bucket:
             key = [float(c.flat[0]) if isinstance(c, np.ndarray) else float(c) for c in columns.values()]
             s = dict(zip(columns, key, strict=True))
             s["step"] = s.get("step", 0.0) + 1.0
-            row, moved = coefficients_of(self.signature.rule, options[int(s.pop("group"))], {**s, "stored": self._stored})
+            row, moved = coefficients_of(
+                self.signature.rule, options[int(s.pop("group"))], {**s, "stored": self._stored}
+            )
             for name in kept:
                 self.scalars[name].fill({**moved, "step": s["step"]}[name])
             self.first.fill(False)

@@ -315,7 +315,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         return explain(self.rule.name, [] if self._layout is None else self._layout.buckets)
 
     def bytes_moved(self) -> int:
-        """Fewest bytes that a fused step moves: theta and states read and written, gradients read. 0 before a step."""
+        """Fewest bytes a fused step moves: theta and states read and written, gradients read. 0 before a step."""
         total = 0
         for bucket in [] if self._layout is None else self._layout.buckets:
             signature = bucket.signature

@@ -80,7 +80,7 @@ class Ftrl(RuleOptimizer):
     >>> theta.grad = torch.tensor([3.0])
     >>> optimizer.step()
     >>> round(theta.item(), 4)
-    0.1339
+    0.1327
     """
 
     rule = RULE
