@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tameopt.extras import available, require
+
 _MAX_ROUNDS = 40  # major cycles per point before we stop and report the gap: our choice, typical runs need < 3
 
 
@@ -92,16 +94,18 @@ def _float_min_norm(points: np.ndarray) -> MinNorm:
     scale = float(np.abs(points).max())
     if scale == 0.0:
         return MinNorm(np.zeros(d), np.eye(1, m)[0], 0.0, 0.0, 0.0, 0)
-    # the geometry lives in the row space: with d > m work in m coordinates instead
     unit = points / scale
-    low = np.asarray(np.linalg.qr(unit.T, mode="r")).T if d > m else unit
-    corral, weights, iterations = _wolfe(low)
+    corral, weights, iterations = _solved(unit)
     full = np.zeros(m)
     full[corral] = weights
-    point, polished = full @ unit, _polished(unit[corral])
-    # a nearly dependent corral has a basis that points anywhere: then the weighted sum is all we have
-    if float(np.abs(polished - point).max()) <= 1e-12:
-        point = polished
+    point = full @ unit
+    # near 0 the weighted sum of a small corral has lost digits that a projection keeps; the weights of a large one
+    # were refined from the points themselves, or cost too much to improve
+    if len(corral) <= 64:
+        polished = _polished(unit[corral])
+        # a nearly dependent corral has a basis that points anywhere: then the weighted sum is all we have
+        if float(np.abs(polished - point).max()) <= 1e-12:
+            point = polished
     products = unit @ point
     squared = float(point @ point)
     distance = float(np.sqrt(squared))
@@ -125,6 +129,58 @@ def _affine_minimiser(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([[1.0 - inner.sum()], inner])
 
 
+def _solved(unit: np.ndarray) -> tuple[list[int], np.ndarray, int]:
+    """The corral and its weights: by one guess that is often right, then by Wolfe's algorithm from where it ends."""
+    m, d = unit.shape
+    if m <= d + 1:
+        weights = _all_active(unit)
+        if weights is not None:
+            return list(range(m)), weights, 1
+    # the geometry lives in the row space: with d > m work in m coordinates instead
+    low = np.asarray(np.linalg.qr(unit.T, mode="r")).T if d > m else unit
+    return _wolfe(low, _by_nonnegative_least_squares(low))
+
+
+def _all_active(unit: np.ndarray) -> np.ndarray | None:
+    """The affine minimiser of all points when its weights are positive, by normal equations and refinement."""
+    gram = unit @ unit.T
+    scale = float(gram.diagonal().max())
+    try:
+        inverse = np.linalg.inv(gram + scale)
+    except np.linalg.LinAlgError:
+        return None
+    weights = inverse.sum(1)
+    weights = weights / weights.sum()
+    for _ in range(3):  # the residual is formed from the points, so that the squared condition does not stay
+        products = unit @ (weights @ unit)
+        step = inverse @ (products.mean() - products)
+        weights = weights + step - step.sum() / len(weights)
+        if not np.isfinite(weights).all() or weights.min() <= 1e-9 / len(weights):
+            return None
+    x = weights @ unit
+    gap = float(x @ x) - float((unit @ x).min())
+    # a sum of d products is uncertain by about u sqrt(d) norm(x) norm(p); a gap of that size is rounding
+    return weights if gap <= 2e-15 * np.sqrt(len(x) * float(x @ x) * scale) else None
+
+
+def _by_nonnegative_least_squares(points: np.ndarray) -> tuple[list[int], np.ndarray] | None:
+    """A first corral: norm(P^T w)^2 + (sum w - 1)^2 over w >= 0 has the solution's weights, up to a factor."""
+    if not available("scipy"):
+        return None
+    optimize = require("scipy.optimize", "a first corral")
+    target = np.zeros(points.shape[1] + 1)
+    target[-1] = 1.0
+    try:
+        weights, _ = optimize.nnls(np.vstack([points.T, np.ones(len(points))]), target)
+    except RuntimeError:  # its own iteration limit: Wolfe's algorithm starts from one point then
+        return None
+    total = float(weights.sum())
+    corral = [int(i) for i in np.flatnonzero(weights > 1e-13 * max(total, 1e-300))]
+    if not corral or len(corral) > points.shape[1] + 1:
+        return None
+    return corral, weights[corral] / weights[corral].sum()
+
+
 def _polished(rows: np.ndarray) -> np.ndarray:
     """The least-norm point of the affine hull by orthogonal projection, twice: weights @ rows loses digits when the
     distance is small, this keeps them to 1e-16 of the largest row."""
@@ -136,11 +192,10 @@ def _polished(rows: np.ndarray) -> np.ndarray:
     return x
 
 
-def _wolfe(points: np.ndarray) -> tuple[list[int], np.ndarray, int]:
+def _wolfe(points: np.ndarray, start: tuple[list[int], np.ndarray] | None) -> tuple[list[int], np.ndarray, int]:
     m = len(points)
     squares = np.einsum("ij,ij->i", points, points)
-    corral = [int(squares.argmin())]
-    weights = np.ones(1)
+    corral, weights = start if start is not None else ([int(squares.argmin())], np.ones(1))
     best: tuple[float, list[int], np.ndarray] = (np.inf, corral, weights)
     largest = float(squares.max())
     for iteration in range(1, _MAX_ROUNDS * m + 1):
