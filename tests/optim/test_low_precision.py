@@ -47,8 +47,9 @@ def test_small_steps_are_kept(low_precision):
     p, _, optimizer = walk(low_precision, state_dtype=torch.float32)
     wide, start = reference(), reference(0)
     moved, expected = (p.float() - start).mean().item(), (wide - start).mean().item()
-    # 60 steps move theta by 0.006, less than its spacing of 2^-7; what is read is within half of that. Stochastic rounding is right in the mean: its error
-    # a step has deviation below half a spacing, so over 500 weights and 60 steps below 0.0039 sqrt(60 / 500) = 0.0014.
+    # 60 steps move theta by 0.006, less than its spacing of 2^-7; what is read is within half of that. Stochastic
+    # rounding is right in the mean: its error a step has deviation below half a spacing, so over 500 weights and 60
+    # steps below 0.0039 sqrt(60 / 500) = 0.0014.
     tolerance = {"kahan": 2**-8, "master": 2**-8, "stochastic": 3 * 1.4e-3}[low_precision]
     assert moved == pytest.approx(expected, abs=tolerance)
     if low_precision == "master":
@@ -58,6 +59,22 @@ def test_small_steps_are_kept(low_precision):
     if low_precision == "kahan":
         both = p.detach().float() + optimizer.state[p]["compensation"].float()
         assert torch.allclose(both, wide, rtol=60 * 2**-17, atol=0)  # 16 bits of mantissa, one rounding a step
+
+
+def test_a_rule_that_counts_no_steps_still_dithers_anew_at_each():
+    """SGD keeps no step count for torch; stochastic rounding needs one, or every step would round alike."""
+    p = torch.nn.Parameter(torch.ones(2000, dtype=torch.bfloat16))
+    optimizer = optim.SGD([p], lr=2**-12, low_precision="stochastic")
+    moved = []
+    for _ in range(3):
+        before = p.detach().clone()
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        moved.append(before != p.detach())
+    # each step moves a sixteenth (below 1 the spacing is 2^-8); two steps move the same places by chance only
+    assert all(0.03 < each.float().mean() < 0.1 for each in moved)
+    assert (moved[0] & moved[1]).float().mean() < 0.02
+    assert float(optimizer.state[p]["step"]) == 3.0
 
 
 @pytest.mark.parametrize("engine", ["cpu", "triton"])
