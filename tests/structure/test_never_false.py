@@ -68,7 +68,20 @@ def test_a_branch_is_certified_for_that_branch_only_and_named():
 
 def test_a_branch_hidden_in_numpy_is_seen_by_the_second_run():
     found = _obstruction(lambda t: t.sum() if t.detach().numpy()[0] > 0.52 else t.sum() ** 2)
-    assert found.obstructions[0].kind == "differs between runs"
+    assert found.obstructions[0].kind in ("value leaves torch", "differs between runs")
+
+
+def test_a_value_handed_to_numpy_is_seen_even_if_two_runs_agree():
+    found = _obstruction(lambda t: t.sum() if t.detach().numpy()[0] < 1e6 else t.sum() ** 2)
+    assert found.obstructions[0].kind == "value leaves torch"
+    assert "test_never_false.py:" in str(found.obstructions[0].place)
+
+
+def test_noise_is_named():
+    torch.manual_seed(0)
+    found = certify(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5)), inputs=torch.ones(4, 3))
+    assert found.verdict is Verdict.PROVED
+    assert "given the noise" in found.notes[0]
 
 
 def test_a_shape_that_depends_on_theta_is_refused():

@@ -171,7 +171,7 @@ def _jump(values, theta, direction, span=1.0):
     best = max(range(10), key=lambda k: abs(found[k + 1] - found[k]))
     a, b, left, right = grid[best], grid[best + 1], found[best], found[best + 1]
     gaps = []
-    for _ in range(38):
+    for _ in range(34):
         middle = 0.5 * (a + b)
         at = values(theta + middle * direction)
         if not math.isfinite(at):
@@ -268,12 +268,12 @@ def _falsify(function, found, seed, thorough):
         if abs(difference) > 1e-9 * size:
             return f"not of degree {found.degree}: {difference}"
     if found.tame and attacked(2):
-        ray = _values(function, [0.25 * k * direction for k in range(300)])
+        ray = _values(function, [0.5 * k * direction for k in range(150)])
         steps = [b - a for a, b in itertools.pairwise(ray) if math.isfinite(a) and math.isfinite(b)]
         size = max((abs(v) for v in ray if math.isfinite(v)), default=1.0)
         signs = [step > 0 for step in steps if abs(step) > 1e-3 * size]
         turns = sum(a != b for a, b in itertools.pairwise(signs))
-        if turns > 60 and size > 1e-6:
+        if turns > 40 and size > 1e-6:
             return f"{turns} turns along a ray"
     return ""
 

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tameopt.batches import tensors_of
 from tameopt.evidence import Certificate, Verdict
-from tameopt.problem import Problem, unwrapped
+from tameopt.loss_module import unwrapped
+from tameopt.problem import Problem
 from tameopt.structure import kinks
 from tameopt.structure.aten._table import row_named
 from tameopt.structure.interpret import evaluate, interpret
@@ -355,7 +356,9 @@ def _recorded(subject: Subject, seed: int) -> tuple[Program, tuple[str, ...]]:
     if not subject.any_data:
         # every batch was traced, so what Python read from the data is what it will read again
         kept = tuple(item for item in program.obstructions if item.kind != "data branch")
-        program = Program(program.nodes, program.outputs, kept)
+        program = replace(program, obstructions=kept)
+    if program.random:
+        notes.append(f"random numbers are drawn ({', '.join(program.random)}): this holds given the noise")
     if on_meta:
         notes.append(
             "traced on the meta device: nothing was computed; buffers count as arbitrary numbers, running variances "
@@ -374,7 +377,7 @@ def _recorded(subject: Subject, seed: int) -> tuple[Program, tuple[str, ...]]:
                 "result on a way that torch does not show (NumPy, Python numbers, state kept between calls)"
             )
             where = Obstruction("differs between runs", subject.name, message, Place())
-            program = Program(program.nodes, program.outputs, (where, *second.obstructions))
+            program = replace(program, obstructions=(where, *second.obstructions))
     return program, tuple(notes)
 
 
@@ -395,6 +398,7 @@ def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
     outputs: list[Ref | Constant] = []
     obstructions: list[Obstruction] = []
     cuts: list[str] = []
+    random: set[str] = set()
     for part in range(subject.parts):
         run = functools.partial(subject.run, leaves, part)
         try:
@@ -406,6 +410,7 @@ def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
                 f"the model must run on its inputs, but with shapes {shapes} it raised "
                 f"{type(error).__name__}: {first}"
             ) from error
+        random.update(program.random)
         shift = len(nodes)
         nodes.extend(_shifted(node, shift) for node in program.nodes)
         outputs.extend(Ref(out.node + shift, out.output) if isinstance(out, Ref) else out for out in program.outputs)
@@ -428,7 +433,7 @@ def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
         cut={"tensors": cuts[0]} if cuts else {},
     )
     nodes.append(last)
-    return Program(tuple(nodes), (Ref(len(nodes) - 1),), tuple(obstructions))
+    return Program(tuple(nodes), (Ref(len(nodes) - 1),), tuple(obstructions), tuple(sorted(random)))
 
 
 def _shifted(node: Node, shift: int) -> Node:

@@ -97,12 +97,14 @@ class Obstruction:
 class Program:
     """Everything that was recorded.
 
-    nodes in order; node 0.. are leaves "theta" where `op` says so. outputs: what the function returns.
+    nodes in order; node 0.. are leaves "theta" where `op` says so. outputs: what the function returns. random: the
+    operators that drew random numbers.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[Ref | Constant, ...]
     obstructions: tuple[Obstruction, ...] = ()
+    random: tuple[str, ...] = ()
 
     def live(self) -> list[int]:
         """The nodes that the outputs need, in order."""

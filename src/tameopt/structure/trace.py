@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -44,6 +45,28 @@ class Watch:
 
     operators: frozenset[str]
     seen: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+
+
+# Tensor methods through which values leave torch without an operator that could be seen
+_EXITS = frozenset(
+    {"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage", "share_memory_"}
+)
+
+
+class _Exits(TorchFunctionMode):
+    """Notices tensors that are handed to something else than torch."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _EXITS and args and isinstance(args[0], torch.Tensor):
+            self._tracer.leaves_torch(args[0], name)
+        return func(*args, **(kwargs or {}))
 
 
 class _Storage:
@@ -88,6 +111,7 @@ class Tracer(TorchDispatchMode):
         self._storages: dict[int, _Storage] = {}
         self._data: dict[int, torch.UntypedStorage] = {}
         self._obstructions: list[Obstruction] = []
+        self._random: set[str] = set()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -108,6 +132,14 @@ class Tracer(TorchDispatchMode):
         storage = tensor.untyped_storage()
         self._data[storage._cdata] = storage
 
+    def leaves_torch(self, tensor: torch.Tensor, method: str) -> None:
+        """Note that a method handed the values of a tensor to something else than torch."""
+        if self._known(tensor):
+            message = "the values go where they cannot be followed: compute with torch, or on a detached constant"
+            self._obstruct("value leaves torch", method, message, self._place())
+        elif self._is_data(tensor):
+            self._obstruct("data branch", method, "Python reads the data here", self._place())
+
     # -- the mode --------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(
@@ -116,6 +148,8 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         name = func._schema.name.split("::")[-1]
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self._random.add(name)
         if name in _SHAPE_ONLY or not any(self._known(tensor) for tensor in tensors):
             out = func(*args, **kwargs)
             if any(self._is_data(tensor) for tensor in tensors):
@@ -357,7 +391,7 @@ class Tracer(TorchDispatchMode):
     def program(self, outputs: list[torch.Tensor]) -> Program:
         """What was recorded; outputs: the tensors that the function returned."""
         refs = tuple(self._reference(tensor, "output", Place()) for tensor in outputs)
-        return Program(tuple(self._nodes), refs, tuple(self._obstructions))
+        return Program(tuple(self._nodes), refs, tuple(self._obstructions), tuple(sorted(self._random)))
 
 
 def severed(tensor: torch.Tensor) -> str:
@@ -427,7 +461,7 @@ def traced(
     for tensor in data:
         if tensor.layout == torch.strided:
             tracer.data(tensor)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), _plain_kernels(), tracer:
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), _plain_kernels(), _Exits(tracer), tracer:
         torch.default_generator.manual_seed(0)
         result = function()
     outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
