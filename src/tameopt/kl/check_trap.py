@@ -253,7 +253,7 @@ class _Streamed:
     slopes[o][p]: (n, n) sum_r C_or C_pr s_ri s_rj with s = sigma'; features: (n, n) sum_r sigma sigma;
     outputs: (n, k) sum_r C_or sigma_ri, with outputs_size the same in absolute values and outputs_error (n, k) what
     the activations' errors can add. slope_error: sqrt(sum_r norm(C_r)^2 e_r^2) with e_r the largest error of s_ri;
-    feature_error: sqrt(n sum_r e'_r^2). terms: an upper bound on the additions behind any entry.
+    feature_error: sqrt(n sum_r e'_r^2). terms: n such that gamma_n bounds the summation error of any entry.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], activation: str, gain: float) -> None:
@@ -272,14 +272,15 @@ class _Streamed:
         self.largest_output_weight = float(columns.max())
         self.slope_error = norm_upper(columns * slope_error)
         self.feature_error = norm_upper(value_error * math.sqrt(n) * (1 + 1e-12))
-        self.terms = m + m // max(1, _CHUNK // n) + 8
+        step = max(1, _CHUNK // n)
+        # each entry is a sum over chunks of sums over a chunk: errors of gamma_step, then of gamma_(number of chunks)
+        self.terms = min(m, step) + -(-m // step) + 8
         self.slopes = [[np.zeros((n, n)) for _ in range(k)] for _ in range(k)]
         self.features = np.zeros((n, n))
         self.outputs = np.zeros((n, k))
         self.outputs_size = np.zeros((n, k))
         size = np.abs(C)
         self.outputs_error = np.tile((size @ value_error) * (1 + 2 * gamma(m + 8)), (n, 1))
-        step = max(1, _CHUNK // n)
         for start in range(0, m, step):
             part = slice(start, start + step)
             z = gain * (W[part] @ X.T + b[part, None])
