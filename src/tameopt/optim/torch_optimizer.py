@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -22,28 +19,12 @@ from tameopt.optim.plan import (
     FlagItems,
     Signature,
     Unit,
-    dense,
     options_as_numbers,
     real_view,
     summed_over_shards,
 )
 from tameopt.optim.rule import Rule, Scalar, State
-
-
-@dataclass
-class _Layout:
-    """The buckets of a step and what they were built from; built anew when any of it changes."""
-
-    buckets: list[Bucket]
-    parameters: list[torch.Tensor]
-    addresses: list[int]
-    flags: list[FlagItems]
-    kinds: list[tuple[torch.dtype, bool] | None]  # dtype and sparsity of each gradient, None if there was none yet
-    owner: Any  # the optimizer's state, by identity
-    owned: list[
-        tuple[str, list[dict[str, torch.Tensor]], list[torch.Tensor]]
-    ]  # (name, where it is kept, what was there)
-
+from tameopt.optim.step_layout import StepLayout, addresses_of, gradients_of, is_plain, still_holds
 
 _Work = tuple[Bucket, list[torch.Tensor | None], np.ndarray[Any, Any] | None]
 
@@ -60,7 +41,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Parameters, defaults: dict[str, Any], **extras: Unpack[Extras]) -> None:
         self.extras = checked_extras(extras)
-        self._layout: _Layout | None = None
+        self._layout: StepLayout | None = None
         if defaults.get("fused") and (defaults.get("foreach") or defaults.get("differentiable")):
             raise RuntimeError(
                 "fused=True excludes foreach and differentiable: tameopt fuses by itself, leave all out."
@@ -94,9 +75,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         rule = self._rule()
         flags = [tuple(rule.flags(each).items()) for each in options]
         layout = self._layout
-        if layout is None or not _still_holds(layout, parameters, gradients, flags, self.state):
+        if layout is None or not still_holds(layout, parameters, gradients, flags, self.state):
             layout = self._layout = self._lay_out(parameters, gradients, options, flags)
-        work = [(bucket, *_gradients_of(bucket, gradients)) for bucket in layout.buckets]
+        work = [(bucket, *gradients_of(bucket, gradients)) for bucket in layout.buckets]
         scales = self._scales(work)
         for (bucket, here, present), scale in zip(work, scales, strict=True):
             if present is not None and not (present.any() or self.shared_count):
@@ -162,7 +143,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         gradients: list[torch.Tensor | None],
         options: list[dict[str, Any]],
         flags: list[FlagItems],
-    ) -> _Layout:
+    ) -> StepLayout:
         group_of = [number for number, group in enumerate(self.param_groups) for _ in group["params"]]
         rule = self._rule()
         before = self._signatures(len(parameters))
@@ -190,7 +171,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 dense=is_dense(unit.theta),
                 sparse=sparse,
                 differentiable=bool(self.defaults.get("differentiable", False)),
-                plain=_is_plain(parameter) and (gradient is None or not gradient.is_sparse),
+                plain=is_plain(parameter) and (gradient is None or not gradient.is_sparse),
             )
             gathered.setdefault(signature, []).append(unit)
         buckets = [self._bucket(signature, units, fresh) for signature, units in gathered.items()]
@@ -202,7 +183,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             for bucket in buckets
             for place, (name, _) in enumerate(bucket.signature.states)
         ]
-        return _Layout(buckets, parameters, _addresses(parameters), flags, kinds, self.state, owned)
+        return StepLayout(buckets, parameters, addresses_of(parameters), flags, kinds, self.state, owned)
 
     def _check_precision(self, index: int, dtype: torch.dtype) -> None:
         wanted = self.extras.get("low_precision", "nearest")
@@ -355,58 +336,3 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._layout = None
-
-
-def _gradients_of(
-    bucket: Bucket, gradients: list[torch.Tensor | None]
-) -> tuple[list[torch.Tensor | None], np.ndarray[Any, Any] | None]:
-    """The gradients of a bucket as its engine wants them, and which there are (None: all)."""
-    whole = len(bucket.units) == len(gradients)
-    here = gradients if whole else [gradients[index] for index in bucket.indices]
-    present = np.array([g is not None for g in here]) if _some_missing(here) else None
-    if bucket.signature.plain:
-        return here, present
-    keep_rows = bucket.signature.sparse
-    return [None if g is None else real_view(g if keep_rows else dense(g)) for g in here], present
-
-
-def _some_missing(gradients: list[torch.Tensor | None]) -> bool:
-    return any(map(operator.is_, gradients, itertools.repeat(None)))  # at the speed of C: a step calls it for all
-
-
-def _is_plain(parameter: torch.Tensor) -> bool:
-    return type(parameter) in (torch.nn.Parameter, torch.Tensor) and not parameter.is_complex()
-
-
-def _addresses(parameters: list[torch.Tensor]) -> list[int]:
-    try:
-        return [p.data_ptr() for p in parameters]
-    except RuntimeError:  # a wrapper such as DTensor has none of its own
-        return [real_view(p.detach()).data_ptr() for p in parameters]
-
-
-def _still_holds(
-    layout: _Layout,
-    parameters: list[torch.Tensor],
-    gradients: list[torch.Tensor | None],
-    flags: list[FlagItems],
-    state: Any,
-) -> bool:
-    """Whether everything that the layout was built from is as it was.
-
-    `.grad` may be a new tensor at every step, `.data` may be swapped, a parameter may get its first gradient late,
-    and people put tensors into the state by hand: each is noticed here.
-    """
-    if layout.owner is not state or len(layout.parameters) != len(parameters) or layout.flags != flags:
-        return False
-    if not all(map(operator.is_, layout.parameters, parameters)) or layout.addresses != _addresses(parameters):
-        return False
-    if _some_missing(gradients):
-        for gradient, kind in zip(gradients, layout.kinds, strict=True):
-            if gradient is not None and (gradient.dtype, gradient.is_sparse) != kind:
-                return False
-    elif [(g.dtype, g.is_sparse) for g in gradients] != layout.kinds:  # type: ignore[union-attr]
-        return False
-    return all(
-        all(map(operator.is_, [kept.get(name) for kept in keepers], owned)) for name, keepers, owned in layout.owned
-    )
