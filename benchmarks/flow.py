@@ -37,13 +37,13 @@ def quartic(x: torch.Tensor) -> torch.Tensor:
 
 
 def rosenbrock(x: torch.Tensor) -> torch.Tensor:
-    return (1 - x[0]) ** 2 + 10 * (x[1] - x[0] ** 2) ** 2
+    return (1 - x[0]) ** 2 + 2 * (x[1] - x[0] ** 2) ** 2
 
 
 CASES: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[float]]] = {
     "quadratic, eigenvalues 0.5 to 10": (quadratic, [1.0, -2.0, 0.3, 1.5]),
     "quartic": (quartic, [1.0, 3.0]),
-    "Rosenbrock (10)": (rosenbrock, [-1.2, 1.0]),
+    "Rosenbrock (2)": (rosenbrock, [-1.2, 1.0]),
 }
 
 
@@ -117,7 +117,7 @@ def batch(repeats: int = 5) -> None:
     middle = problems.load("digits-mlp", n=400, width=16)
     full = problems.load("digits-mlp")
     for name, F, d, span, scale in (
-        ("Rosenbrock (10), d=2", rosenbrock, 2, 2.0, 1.0),
+        ("Rosenbrock (2), d=2", rosenbrock, 2, 2.0, 1.0),
         ("digits-mlp n=100, d=610", small, small.dim, 0.3, 0.1),
         ("digits-mlp n=400, d=1,210", middle, middle.dim, 0.3, 0.1),
         ("digits-mlp n=1,797, d=4,810", full, full.dim, 0.2, 0.1),

@@ -2,8 +2,8 @@
 
     python benchmarks/noise.py [windows] [size] [power]
 
-windows: D_T over 20 windows of a run of stochastic gradient, steps 0.5 (k+10)^-3/4; seconds of the measurement alone, and
-its processor time, which other work on the machine does not stretch.
+windows: D_T over 20 windows of a run of stochastic gradient, steps 0.5 (k+10)^-3/4; seconds of the measurement
+alone, and its processor time, which other work on the machine does not stretch.
 size: false alarms of the tests at 5%, n = 500 and 5,000 (minutes). power: rejections of known departures.
 """
 
