@@ -18,7 +18,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -104,8 +104,7 @@ class Outcome:
     values: torch.Tensor
     vectors: torch.Tensor
     setting: str
-    residual: float = float("nan")
-    extra: dict[str, Any] = field(default_factory=dict)
+    cpu: float = float("nan")
 
 
 def residual_of(problem: tame.Problem, outcome: Outcome) -> float:
@@ -213,7 +212,10 @@ def compare(name: str, repeats: int) -> list[dict[str, Any]]:
     outcomes: dict[str, list[Outcome]] = {label: [] for label in chosen}
     for _ in range(repeats):
         for label, (arm, setting) in chosen.items():
-            outcomes[label].append(arm(problem, model, x, y, setting))
+            begun_cpu = time.process_time()
+            outcome = arm(problem, model, x, y, setting)
+            outcome.cpu = time.process_time() - begun_cpu
+            outcomes[label].append(outcome)
     reference = statistics.median(one.seconds for one in outcomes["tameopt"])
     for label, runs in outcomes.items():
         seconds = sorted(one.seconds for one in runs)
@@ -224,6 +226,7 @@ def compare(name: str, repeats: int) -> list[dict[str, Any]]:
             "contender": label,
             "median_s": statistics.median(seconds),
             "quartiles_s": [quartiles[0], quartiles[2]],
+            "processor_s": statistics.median(one.cpu for one in runs),
             "ratio": statistics.median(seconds) / reference,
             "products": runs[0].products,
             "residual": residual_of(problem, runs[0]),
@@ -234,6 +237,7 @@ def compare(name: str, repeats: int) -> list[dict[str, Any]]:
         rows.append(row)
         print(
             f"  {label:20s} {row['median_s']:8.2f} s [{quartiles[0]:.2f}, {quartiles[2]:.2f}]  x{row['ratio']:.2f}  "
+            f"processor {row['processor_s']:.2f} s  "
             f"{row['products']} products  residual {row['residual']:.1e}  {row['smallest']:.4g} to "
             f"{row['largest']:.4g}  ({row['setting']})",
             flush=True,
