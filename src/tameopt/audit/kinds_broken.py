@@ -66,13 +66,22 @@ _MEND = {
 
 
 def _grown(scene: Scene) -> float:
-    """The largest finite loss, or gradient norm, against that of the start."""
+    """The largest finite loss against that of the start, or the norm of theta where that has grown more.
+
+    Gradients are no witness: next to a singularity they grow although every value is small.
+    """
     assert scene.history is not None
     ratios = [0.0]
-    for name in ("loss", "full_loss", "gradient_norm"):
+    for name in ("loss", "full_loss"):
         values = scene.history.series(name).values
         if values.size > 1:
             ratios.append(float(abs(values).max()) / max(abs(float(values[0])), 1e-12))
+    run = scene.history.run
+    saved = run.vector_steps()
+    if saved.size > 1:
+        first, last = (float(run.vector(int(step)).double().norm()) for step in (saved[0], saved[-1]))
+        if math.isfinite(last):
+            ratios.append(last / max(first, 1e-12))
     return max(ratios)
 
 
