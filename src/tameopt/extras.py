@@ -18,6 +18,7 @@ _EXTRA_OF = {
     "flint": "exact",
     "sympy": "exact",
     "numba": "cpu",
+    "llvmlite": "cpu",
     "torchdiffeq": "flows",
 }
 
