@@ -60,6 +60,7 @@ def torchvision_models(limit: int) -> Iterator[tuple[str, Callable[[], tuple[tor
 
 def transformers_models() -> Iterator[tuple[str, Callable[[], tuple[torch.nn.Module, Any]]]]:
     """One small model a family, built from its configuration on the meta device."""
+    _declare_detection_operators()
     import transformers as hf
 
     small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -146,6 +147,7 @@ def timm_models(limit: int) -> Iterator[tuple[str, Callable[[], tuple[torch.nn.M
 
 def large_models() -> Iterator[tuple[str, Callable[[], tuple[torch.nn.Module, Any]]]]:
     """A Llama configuration of 7 billion parameters, on the meta device."""
+    _declare_detection_operators()
     import transformers as hf
 
     def build() -> tuple[torch.nn.Module, Any]:

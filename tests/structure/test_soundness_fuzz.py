@@ -116,7 +116,7 @@ def _program(seed: int):
     def draw(n: int) -> int:
         return int(torch.randint(n, (1,), generator=generator))
 
-    length = 1 + min(draw(30), draw(30))
+    length = 1 + min(draw(30), draw(30), draw(30))
     steps = []
     for position in range(length):
         if draw(3) < 2:
@@ -222,7 +222,7 @@ def _falsify(function, found, seed, thorough):
         for point in (points[0], special[0], special[2]):
             if (gap := _jump(value, point, direction, 4.0)) > 0:
                 return f"a jump of {gap}"
-    if smooth not in ("discontinuous", "continuous"):
+    if smooth not in ("discontinuous", "continuous") and attacked(1):
         for point in special:
             base = value(point)
             slopes = [abs(value(point + h * direction) - base) / h for h in (1e-4, 1e-8)]
@@ -300,6 +300,7 @@ def _run(seeds, thorough=True):
     return replayed, tame, failures
 
 
+@pytest.mark.timeout(600)
 def test_five_hundred_random_programs_do_not_falsify_their_certificates():
     replayed, tame, failures = _run(range(500), thorough=False)
     assert not failures, "\n".join(failures[:5])
