@@ -120,9 +120,8 @@ def test_permuting_coordinates_commutes(entry, arguments, engine):
     assert torch.equal(one.detach()[order], other.detach())
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("entry", "arguments"), CASES)
-def test_non_finite_gradients(entry, arguments, bad):
+def test_non_finite_gradients(entry, arguments):
     """Engines agree on NaN and infinities, and torch's optimizers with them."""
     results = []
     kinds = [(entry.optimizer, {"engine": "cpu"}), (entry.optimizer, {"engine": "eager"})]
@@ -134,8 +133,7 @@ def test_non_finite_gradients(entry, arguments, bad):
         for k in range(4):
             p.grad = torch.linspace(-2, 3, 40)
             if k == 1:
-                p.grad[3] = bad
-                p.grad[20] = bad
+                p.grad[3], p.grad[20], p.grad[35] = float("nan"), float("inf"), -float("inf")
             optimizer.step()
         results.append(p.detach())
     for other in results[1:]:
