@@ -8,72 +8,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.func import functional_call, grad, jvp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tameopt.batches import Batch, Batches, batches_of, rows, size_of, tensors_of
 from tameopt.evidence import Finding
+from tameopt.hessian_modes import exact_attention, faster_mode, hessian_product
 from tameopt.linear_operator import SymmetricOperator
+from tameopt.loss_module import BatchLoss, Function, Loss, structure_copy, unwrapped
 from tameopt.probe import Reduction, check_deterministic, check_reduction
 
-Loss = Callable[..., torch.Tensor]
 _PROBE_SAMPLES = 16  # our choice: enough to tell a mean from a sum, cheap for any model
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile, DataParallel or DistributedDataParallel."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
-class _BatchLoss(nn.Module):
-    """batch -> what the person's loss returns, as one module, so that functional_call can swap the parameters."""
-
-    def __init__(
-        self, model: nn.Module, loss: Loss | None, forward: Callable[[nn.Module, Batch], torch.Tensor] | None
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-        self.batch_forward = forward
-
-    def forward(self, batch: Batch, outputs_only: bool = False) -> torch.Tensor:
-        if self.batch_forward is not None:
-            return self.batch_forward(self.model, batch)
-        *inputs, target = batch
-        output = self.model(*inputs)
-        if outputs_only:
-            return output
-        assert self.loss is not None
-        return self.loss(output, target)
-
-
-class _Function(nn.Module):
-    """A plain function of theta as a module with one parameter."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], theta0: torch.Tensor) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(theta0.detach().clone())
-        self.function = function
-
-    def forward(self) -> torch.Tensor:
-        return self.function(self.theta)
-
-
-def _structure_copy(model: nn.Module) -> nn.Module:
-    """The module tree copied, its tensors shared: mode and hooks can differ, no memory is taken."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, memo)
 
 
 class Problem:
@@ -135,7 +85,7 @@ class Problem:
         self.name = name or type(self.model).__name__
         self.initial_law = initial_law
         self.known: tuple[Finding, ...] = ()
-        self.is_function = isinstance(self.model, _Function)
+        self.is_function = isinstance(self.model, Function)
         self._parameters = {
             key: parameter for key, parameter in self.model.named_parameters() if parameter.requires_grad
         }
@@ -151,10 +101,10 @@ class Problem:
         self.device = torch.device(device) if device is not None else first.device
         self.shapes = {key: tuple(parameter.shape) for key, parameter in self._parameters.items()}
         self.dim = sum(parameter.numel() for parameter in self._parameters.values())
-        structure = _structure_copy(self.model)
+        structure = structure_copy(self.model)
         if mode == "eval":
             structure.eval()
-        self._module: nn.Module = structure if self.is_function else _BatchLoss(structure, loss, forward)
+        self._module: nn.Module = structure if self.is_function else BatchLoss(structure, loss, forward)
         self._prefix = "" if self.is_function else "model."
         self._constants = self._cast_constants()
         self._fixed_buffers: dict[str, torch.Tensor] = {}
@@ -194,7 +144,7 @@ class Problem:
         if not isinstance(value, torch.Tensor) or value.ndim != 0:
             shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise ValueError(f"F must return a scalar tensor, got {shape}.")
-        problem = cls(_Function(F, theta0), lambda: theta0, None, name=name, initial_law=initial_law)
+        problem = cls(Function(F, theta0), lambda: theta0, None, name=name, initial_law=initial_law)
         problem.known = known
         return problem
 
@@ -406,51 +356,12 @@ class Problem:
         """
         at = self._at(theta)
         if self._hessian_mode is None:
-            from tameopt.hessian_modes import faster_mode
-
-            self._hessian_mode = faster_mode(self, at)
+            self._hessian_mode = faster_mode(self._batch_sum, self.unflatten(at), next(iter(self.batches)))
         total = torch.zeros_like(block)
         with self._exact_attention():
             for batch in self.batches:
-                total = total + self._batch_hessian_product(at, batch, block, self._hessian_mode)
+                total = total + hessian_product(self._batch_sum, self.unflatten(at), batch, block, self._hessian_mode)
         return total * self._scale
-
-    def _batch_hessian_product(
-        self, theta: torch.Tensor, batch: Batch, block: torch.Tensor, mode: str
-    ) -> torch.Tensor:
-        """(d, m) the Hessian of the sum over a batch times a block."""
-        if mode == "forward over reverse":
-            parameters = self.unflatten(theta)
-
-            def gradient(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-                return grad(lambda inner: self._batch_sum(inner, batch))(parts)
-
-            def product(vector: torch.Tensor) -> torch.Tensor:
-                tangent = jvp(gradient, (parameters,), (self.unflatten(vector),))[1]
-                return torch.cat([tangent[key].reshape(-1) for key in self.shapes])
-
-            if block.shape[1] == 1:
-                return product(block[:, 0].contiguous())[:, None]
-            return vmap(product, in_dims=1, out_dims=1)(block.contiguous())
-        leaves = {key: view.detach().requires_grad_() for key, view in self.unflatten(theta).items()}
-        with torch.enable_grad():
-            value = self._batch_sum(leaves, batch)
-            parts = torch.autograd.grad(value, list(leaves.values()), create_graph=True, materialize_grads=True)
-            columns = []
-            for j in range(block.shape[1]):
-                vectors = list(self.unflatten(block[:, j].contiguous()).values())
-                if not any(part.requires_grad for part in parts):
-                    columns.append(torch.zeros_like(theta))
-                    continue
-                products = torch.autograd.grad(
-                    [part for part in parts if part.requires_grad],
-                    list(leaves.values()),
-                    [v for part, v in zip(parts, vectors, strict=True) if part.requires_grad],
-                    retain_graph=j + 1 < block.shape[1],
-                    materialize_grads=True,
-                )
-                columns.append(torch.cat([one.detach().reshape(-1) for one in products]))
-        return torch.stack(columns, dim=1)
 
     def hessian(self, theta: torch.Tensor | None = None) -> SymmetricOperator:
         """grad^2 F(theta) as an operator; nothing is computed until it is applied."""
@@ -480,8 +391,8 @@ class Problem:
             )
 
     @staticmethod
-    def _exact_attention() -> Any:
-        return sdpa_kernel(SDPBackend.MATH)
+    def _exact_attention() -> AbstractContextManager[None]:
+        return exact_attention()
 
     def _check_batch_form(self, batch: Batch) -> None:
         if self.forward is not None:

@@ -15,7 +15,8 @@ SOURCE = Path(__file__).parents[2] / "src" / "tameopt"
 LAYERS = (
     {"claims"},
     {"evidence", "picture", "batches", "probe", "linear_operator", "extras", "catalogue"},
-    {"hessian_modes", "problem", "run"},
+    {"loss_module", "hessian_modes"},
+    {"problem", "run"},
     {"analysis"},
     {"optim", "structure", "curvature", "problems"},
     {"dynamics", "kl", "noise", "nonsmooth"},
@@ -31,8 +32,6 @@ WITHIN = {
     "evidence": {"claims"},
     "linear_operator": {"extras"},
     "probe": {"batches"},
-    "problem": {"hessian_modes"},
-    "hessian_modes": {"problem"},  # types only
     "noise": {"dynamics"},
     "nonsmooth": {"dynamics"},
     "kl": {"dynamics"},

@@ -22,7 +22,8 @@ from torch.nn.utils import get_total_norm
 
 from tameopt.batches import Batch, rows, size_of
 from tameopt.integrations._budget import Budget, parse_share
-from tameopt.problem import Loss, Problem, unwrapped
+from tameopt.loss_module import Loss, unwrapped
+from tameopt.problem import Problem
 from tameopt.run import Run
 
 _LOG = logging.getLogger("tameopt")
