@@ -17,7 +17,7 @@ def _quadratic(*eigenvalues: float) -> Problem:
     return Problem.from_function(lambda t: 0.5 * (scales * t * t).sum(), torch.ones(len(eigenvalues)).double())
 
 
-def _descend(problem: Problem, alpha: float, momentum: float = 0.0, steps: int = 3000) -> float:
+def _descend(problem: Problem, alpha: float, momentum: float = 0.0, steps: int = 1200) -> float:
     theta, velocity = problem.theta, torch.zeros_like(problem.theta)
     for _ in range(steps):
         velocity = momentum * velocity + problem.gradient(theta)

@@ -105,7 +105,10 @@ def test_a_recorded_run_is_audited_and_reported_again(capsys: pytest.CaptureFixt
 
 
 def test_an_own_network_is_audited(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["audit", "mine.py:cnn", "--steps", "30", "--batch-size", "full", "-q", "--json"]) == 0
+    assert (
+        cli.main(["audit", "mine.py:cnn", "--steps", "30", "--batch-size", "full", "--budget", "6", "-q", "--json"])
+        == 0
+    )
     data = json.loads(capsys.readouterr().out)
     assert data["settings"]["d"] == 20 + 57
     assert data["settings"]["n"] == 24
@@ -114,7 +117,9 @@ def test_an_own_network_is_audited(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_diverging_run_is_a_finding_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    code = cli.main(["audit", *QUICK[:1], "--steps", "400", "--lr", "3", "-q", "--fail-on", "problem"])
+    code = cli.main(
+        ["audit", *QUICK[:1], "--steps", "400", "--lr", "3", "--budget", "2", "-q", "--fail-on", "problem"]
+    )
     shown = capsys.readouterr().out
     assert code == 1
     assert "DIVERGED" in shown
