@@ -51,6 +51,7 @@ def test_proximal_gradient_solves_the_lasso(momentum):
     assert float(optimizer.regularizer()) == pytest.approx(lam * float(w.detach().abs().sum()))
 
 
+@pytest.mark.slow
 def test_proximal_gradient_trains_sparse_and_low_rank_layers():
     torch.manual_seed(0)
     problem = tame.problems.load("digits-mlp")
@@ -122,6 +123,7 @@ def test_palm_finds_its_own_steps_and_checks_them(inertia):
     assert report.largest_modulus < 40 * float(torch.linalg.svdvals(torch.cat([X.T, Y], 1).detach()).max() ** 2)
 
 
+@pytest.mark.slow
 def test_palm_on_a_two_block_network():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()

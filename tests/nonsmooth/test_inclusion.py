@@ -65,7 +65,7 @@ def test_the_a_posteriori_bound_holds():
     assert 0 < true <= path.error < 10 * true
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 10**6))
 def test_random_piecewise_linear_flows_descend_with_the_exact_energy(seed):
     rng = np.random.default_rng(seed)
