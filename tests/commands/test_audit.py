@@ -117,9 +117,7 @@ def test_an_own_network_is_audited(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_diverging_run_is_a_finding_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    code = cli.main(
-        ["audit", *QUICK[:1], "--steps", "400", "--lr", "3", "--budget", "2", "-q", "--fail-on", "problem"]
-    )
+    code = cli.main(["audit", *QUICK[:1], "--steps", "400", "--lr", "3", "-q", "--fail-on", "problem"])
     shown = capsys.readouterr().out
     assert code == 1
     assert "DIVERGED" in shown
