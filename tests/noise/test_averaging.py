@@ -40,6 +40,7 @@ def test_stationary_covariance_solves_its_equation() -> None:
     assert float(one) == pytest.approx(stationary_variance(0.1, 2.0, 3.0))
 
 
+@pytest.mark.slow
 def test_intervals_of_the_average_cover() -> None:
     """Least squares, alpha_k = 0.3 k^-0.6, K = 4,000, 200 runs at once; 95% nominal, standard error 1.5 points."""
     rng = np.random.default_rng(0)
