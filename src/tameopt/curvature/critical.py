@@ -95,8 +95,8 @@ def find_critical_points(
 
     >>> F = lambda t: t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2
     >>> found = find_critical_points(Problem.from_function(F, torch.zeros(2, dtype=torch.float64)), num_starts=40)
-    >>> [(point.kind, round(point.value, 6)) for point in found]
-    [('minimum', -0.25), ('strict saddle', 0.0)]
+    >>> [(point.kind, point.index, round(100 * abs(point.value))) for point in found]
+    [('minimum', 0, 25), ('strict saddle', 1, 0)]
     """
     if starts is None:
         if num_starts < 1 or not spread > 0:

@@ -78,7 +78,7 @@ def tape_of(problem: Problem, theta: torch.Tensor | None = None) -> Tape:
 
     Raises NotOnTapeError naming what cannot be written.
 
-    >>> tape_of(Problem.from_function(lambda t: t[0] * t[1], torch.ones(2, dtype=torch.float64)))
+    >>> tape_of(Problem.from_function(lambda t: t[0] * t[1], torch.ones(2, dtype=torch.float64)))[:3]
     [['var', 0], ['var', 1], ['mul', 0, 1]]
     """
     at = (problem.theta if theta is None else theta).to(problem.device, problem.dtype)
