@@ -22,6 +22,7 @@ from tameopt.audit import plan as planning
 from tameopt.audit.diagnosis import Diagnosis, Reproducibility, Settings
 from tameopt.audit.questions import question_table
 from tameopt.audit.targets import Target, resolve
+from tameopt.audit.threads import threads_for
 from tameopt.audit.training import Progress, train
 from tameopt.audit.verdict import decide
 from tameopt.batches import tensors_of
@@ -84,7 +85,8 @@ def audit(
         options = training_options(target.training, optimizer, arguments, lr, steps, batch_size, schedule, sampling)
         folder = Path(out) if out is not None else _folder(target.problem.name, options, seed)
         say(f"training {target.problem.name}")
-        run = train(target.problem, **options, seed=seed, out=folder, progress=progress, target=target.text)
+        with threads_for(target.problem, options.get("batch_size")):
+            run = train(target.problem, **options, seed=seed, out=folder, progress=progress, target=target.text)
         trained_here = True
     if target.problem is None:
         raise ValueError(
@@ -94,7 +96,8 @@ def audit(
     seconds_training = time.perf_counter() - begun if trained_here else float(run.meta.get("seconds_training", 0.0))
     analysing = time.perf_counter()
     context = _context(target.problem, run, seed, say)
-    results = planning.conduct(context, budget_seconds, include, exclude, say)
+    with threads_for(target.problem):
+        results = planning.conduct(context, budget_seconds, include, exclude, say)
     say("judging the theorems")
     judgements = judge_all(results.findings, run)
     verdict = decide(context, results.findings, results.facts)
