@@ -85,8 +85,7 @@ def audit(
         options = training_options(target.training, optimizer, arguments, lr, steps, batch_size, schedule, sampling)
         folder = Path(out) if out is not None else _folder(target.problem.name, options, seed)
         say(f"training {target.problem.name}")
-        with threads_for(target.problem, options.get("batch_size")):
-            run = train(target.problem, **options, seed=seed, out=folder, progress=progress, target=target.text)
+        run = train(target.problem, **options, seed=seed, out=folder, progress=progress, target=target.text)
         trained_here = True
     if target.problem is None:
         raise ValueError(

@@ -17,6 +17,7 @@ from torch import nn
 from tameopt import optim
 from tameopt.audit.recorder import Grid, Recorder
 from tameopt.audit.symptoms.nonfinite import locate
+from tameopt.audit.threads import threads_for
 from tameopt.batches import Batch, size_of
 from tameopt.optim import schedules
 from tameopt.problem import Problem
@@ -61,7 +62,7 @@ def train(
     """
     loop = _Loop.prepare(problem, optimizer, arguments or {}, lr, steps, seed, batch_size, schedule, sampling)
     meta = {**loop.meta(), "target": target or problem.name}
-    with Run.create(Path(out), meta) as run:
+    with Run.create(Path(out), meta) as run, threads_for(problem, batch_size):
         status = loop.run(run, progress)
         run.update_meta({"status": status, "finished": time.time()})
     return Run.open(out)
