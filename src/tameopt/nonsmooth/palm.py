@@ -68,7 +68,7 @@ class PALM(Optimizer):
     >>> blocks = [{"params": [x], "prox": "nonnegative"}, {"params": [y], "prox": "nonnegative"}]
     >>> optimizer = PALM(blocks)
     >>> for _ in range(200): _ = optimizer.step(lambda: ((x * y - 1) ** 2).sum())
-    >>> round(float(x * y), 4)
+    >>> round(float((x * y).detach()), 4)
     1.0
     """
 
