@@ -2,7 +2,8 @@
 
     python benchmarks/kl_trap_digits.py [initial] [wide] [online] [margin]
 
-Each row states its verdict; PROVED means that the separate checker replayed it. Protocol: `tameopt.kl.digits_trap.PREPROCESSING`; mean squared
+Each row states its verdict; PROVED means that the separate checker replayed it. Protocol:
+`tameopt.kl.digits_trap.PREPROCESSING`; mean squared
 error (u = output - label), first layer trained, standard scale 1/sqrt(m). Du et al.'s width is their bound with
 constant 1 and delta = 0.1. Peak memory and seconds are of this process, with the checker's replay included.
 """
