@@ -14,6 +14,9 @@ from tameopt.problem import Problem
 def _least_squares(n: int = 30, dtype: torch.dtype = torch.float64) -> Problem:
     generator = torch.Generator().manual_seed(0)
     model = torch.nn.Linear(3, 1).to(dtype)
+    with torch.no_grad():  # not the global generator: the tests' order must not matter
+        for parameter in model.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=dtype))
     inputs = torch.randn(n, 3, generator=generator, dtype=dtype)
     return Problem(model, torch.nn.functional.mse_loss, (inputs, torch.randn(n, 1, generator=generator, dtype=dtype)))
 

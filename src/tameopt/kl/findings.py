@@ -183,8 +183,11 @@ def _analyse_kernel(context: Context) -> Answer:
         text + ".",
         max(kernel.lambda_min, 0.0) if singular else kernel.lambda_min,
         method=f"Jacobian of the outputs, contracted, {which}; dense eigenvalues",
-        error_kind="rounding",
-        interval=(kernel.lambda_min - kernel.rounding, kernel.lambda_min + kernel.rounding),
+        error_kind="rounding" if count == problem.n else "from a subset: anything from 0 to its own least eigenvalue",
+        interval=(
+            0.0 if count < problem.n else kernel.lambda_min - kernel.rounding,
+            kernel.lambda_min + kernel.rounding,
+        ),
         scope=Scope.POINT,
         sample_size=count,
         seed=context.seed,

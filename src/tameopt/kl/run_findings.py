@@ -283,7 +283,8 @@ def _steps_finding(fit: Fit) -> Finding:
     if not (math.isfinite(steps) and math.isfinite(high)):
         return unknown(
             claim,
-            f"F is {fit.excess:.2g} from its fitted limit, closer than the limit is known: no further target.",
+            f"No number of steps to F = {target:.2g}, a tenth of what is left, can be promised: the interval of the "
+            "fitted limit reaches past it.",
             missing="a limit value known better than the distance to it",
             remedy="Fit.steps_to(target) for a target of yours",
             scope=Scope.RUN,

@@ -5,6 +5,7 @@
 Fraction(1, 2)
 """
 
+from tameopt.nonsmooth import prox
 from tameopt.nonsmooth.backprop import Backprop, check_backprop
 from tameopt.nonsmooth.chain_rule import ChainRule, chain_rule
 from tameopt.nonsmooth.goldstein import Goldstein, goldstein
@@ -27,6 +28,7 @@ __all__ = [
     "check_backprop",
     "goldstein",
     "min_norm",
+    "prox",
     "safe_gradient",
     "subdifferential",
 ]

@@ -18,6 +18,11 @@ from tameopt import catalogue
 
 _RULES = "tameopt.optim.rules"
 _MODULES = ("schedules", "keras")
+# optimizers of the nonsmooth chapter: they need its prox catalogue and live there; only their names are shared here
+_ELSEWHERE = {
+    "ProximalGradient": "tameopt.nonsmooth.proximal_gradient",
+    "PALM": "tameopt.nonsmooth.palm",
+}
 
 
 def names() -> tuple[str, ...]:
@@ -34,6 +39,8 @@ def entry(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"tameopt.optim.{name}")
     # importlib asks here for a submodule (lowercase) before importing it: only a capital can name an optimizer
@@ -46,4 +53,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*names(), *_MODULES, "entry", "names"])
+    return sorted([*names(), *_MODULES, *_ELSEWHERE, "entry", "names"])

@@ -7,7 +7,16 @@
 ('piecewise polynomial', 2, 'locally Lipschitz', 'PROVED')
 """
 
+import importlib
+from typing import Any
+
 from tameopt.structure.certificate import Operation, Structure, certify
 from tameopt.structure.lint import Lint, lint
 
-__all__ = ["Lint", "Operation", "Structure", "certify", "lint"]
+__all__ = ["Lint", "Operation", "Structure", "certify", "lint", "semialgebraic"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "semialgebraic":  # it needs sympy: imported when it is first named
+        return importlib.import_module("tameopt.structure.semialgebraic")
+    raise AttributeError(f"module 'tameopt.structure' has no attribute {name!r}")

@@ -131,7 +131,7 @@ def _local(hypothesis: Hypothesis, readings: Sequence[_Reading], known: Known) -
     if not narrower:
         return None
     best = max(narrower, key=lambda r: (r.finding.scope is not Scope.POINT, r.verdict is Verdict.PROVED))
-    elsewhere = next((f"{r.reason}; but " for r in readings if r.verdict is Verdict.REFUTED), "")
+    elsewhere = next((f"{r.reason.rstrip('.')}; but " for r in readings if r.verdict is Verdict.REFUTED), "")
     return _Decision(
         Verdict.MEASURED,
         f"{elsewhere}{best.reason} ({best.finding.scope}), which is enough: {hypothesis.local_suffices}",

@@ -11,7 +11,7 @@ from tameopt.structure.semialgebraic.formula import parse, parse_polynomial
 from tameopt.structure.semialgebraic.function import Function
 from tameopt.structure.semialgebraic.polynomial import Polynomial
 from tameopt.structure.semialgebraic.qepcad import EliminationError
-from tameopt.structure.semialgebraic.sets import Set, truth
+from tameopt.structure.semialgebraic.sets import Set, project, truth
 from tameopt.structure.semialgebraic.univariate import Piece, decompose
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "decompose",
     "parse",
     "parse_polynomial",
+    "project",
     "real_roots",
     "truth",
 ]

@@ -224,3 +224,14 @@ def truth(sentence: Formula, seconds: float = 30.0) -> bool:
         return (value > 0) - (value < 0)
 
     return holds_at(found, sign)
+
+
+def project(of: Set, *drop: str) -> Set:
+    """The projection of a set that forgets the variables `drop` (Tarski-Seidenberg).
+
+    Raises ValueError when a variable is not one of the set's.
+
+    >>> project(Set("x**2 + y**2 < 1"), "y").variables
+    ('x',)
+    """
+    return of.project(*drop)
