@@ -56,7 +56,7 @@ def resample(
 
     The residuals are whitened by their first-order autoregression, the innovations resampled in short circular
     blocks, and the autoregression run again. Blocks of the raw residuals alone (Kunsch 1989) break low frequencies
-    and give intervals that are too short: 83% instead of 95% in the simulations of benchmarks/kl_fit_coverage.py.
+    and give intervals that are too short.
     """
     m = residuals.size
     rho = lag_one(residuals, parameters)
