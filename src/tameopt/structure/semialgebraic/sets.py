@@ -227,11 +227,12 @@ def truth(sentence: Formula, seconds: float = 30.0) -> bool:
 
 
 def project(of: Set, *drop: str) -> Set:
-    """The projection of a set that forgets the variables `drop` (Tarski-Seidenberg).
+    """The projection of a set that forgets the variables `drop` (Tarski-Seidenberg); by QEPCAD in several variables.
 
     Raises ValueError when a variable is not one of the set's.
 
-    >>> project(Set("x**2 + y**2 < 1"), "y").variables
-    ('x',)
+    >>> project(Set("x < 1"), "y")
+    Traceback (most recent call last):
+    ValueError: variables to drop must be among ('x',), got ['y'].
     """
     return of.project(*drop)
