@@ -72,7 +72,7 @@ def test_an_unknown_verb_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> Non
         (ValueError("alpha must be > 0, got -1"), 2, "ValueError: alpha must be > 0, got -1"),
         (TypeError("model must be a module"), 2, "TypeError: model must be a module"),
         (FileNotFoundError(2, "No such file", "gone.py"), 2, "gone.py must exist, it does not"),
-        (PermissionError(13, "denied", "/root/x"), 2, "/root/x may not be read or written"),
+        (PermissionError(13, "denied", "closed/x"), 2, "closed/x may not be read or written"),
         (OSError("the disk is full: free some space"), 2, "the disk is full"),
         (MissingExtraError("drawing needs matplotlib: pip install 'tameopt[analysis]'"), 2, "pip install"),
         (KeyboardInterrupt(), 130, "interrupted: what was recorded up to here is kept"),
