@@ -9,19 +9,20 @@ fails here and names what it did.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from tameopt.optim.rule import Rule
 
-# operation -> number of inputs; "theta", "g", "state", "coefficient" and "constant" are leaves
+# operation -> number of inputs; those without inputs are leaves: of an update the first five, of a fold (see
+# `tameopt.optim.fold`) "option", "scalar" and "constant"
 ARITY = {
-    "theta": 0, "g": 0, "state": 0, "coefficient": 0, "constant": 0,
+    "theta": 0, "g": 0, "state": 0, "coefficient": 0, "constant": 0, "option": 0, "scalar": 0,
     "negative": 1, "sqrt": 1, "absolute": 1, "sign": 1, "stored": 1,
     "add": 2, "subtract": 2, "multiply": 2, "divide": 2, "maximum": 2, "minimum": 2, "power": 2, "dithered": 2,
-    "less": 2, "greater": 2, "same": 2, "where": 3,
+    "modulo": 2, "less": 2, "greater": 2, "same": 2, "where": 3,
 }  # fmt: skip
 _SCALARS = ("coefficient", "constant")
 
@@ -41,7 +42,7 @@ class Symbol:
     @staticmethod
     def binary(operation: str, x: Any, y: Any) -> Symbol:
         """A function of two values, at least one of them a symbol."""
-        pair = _lift(x), _lift(y)
+        pair = lift(x), lift(y)
         if operation not in ("less", "greater", "same") and all(each.operation in _SCALARS for each in pair):
             raise TypeError(
                 f"an update rule must not {operation} two scalars ({pair[0]!r} and {pair[1]!r}): each element would "
@@ -51,7 +52,7 @@ class Symbol:
 
     def where(self, x: Any, y: Any) -> Symbol:
         """x where this condition holds, else y."""
-        return Symbol("where", self, _lift(x), _lift(y))
+        return Symbol("where", self, lift(x), lift(y))
 
     def __add__(self, other: Any) -> Symbol:
         return self.binary("add", self, other)
@@ -77,6 +78,15 @@ class Symbol:
     def __rtruediv__(self, other: Any) -> Symbol:
         return self.binary("divide", other, self)
 
+    def __pow__(self, other: Any) -> Symbol:
+        return self.binary("power", self, other)
+
+    def __rpow__(self, other: Any) -> Symbol:
+        return self.binary("power", other, self)
+
+    def __mod__(self, other: Any) -> Symbol:
+        return self.binary("modulo", self, other)
+
     def __neg__(self) -> Symbol:
         return Symbol("negative", self)
 
@@ -95,7 +105,8 @@ class Symbol:
         return self.name or (repr(self.value) if self.operation == "constant" else self.operation)
 
 
-def _lift(x: Any) -> Symbol:
+def lift(x: Any) -> Symbol:
+    """A symbol as it is, a number as a constant."""
     if isinstance(x, Symbol):
         return x
     if isinstance(x, int | float):
@@ -182,6 +193,14 @@ def trace(rule: Rule, flags: tuple[tuple[str, Any], ...], states: tuple[str, ...
 
 def linearise(theta: Symbol, new: Mapping[str, Symbol], states: tuple[str, ...]) -> Graph:
     """The graph below some outputs, equal subexpressions merged."""
+    written = [name for name in states if name in new]
+    instructions, places = ordered([lift(theta), *(lift(new[name]) for name in written)])
+    coefficients = tuple(dict.fromkeys(i.name for i in instructions if i.operation == "coefficient"))
+    return Graph(instructions, coefficients, states, places[0], tuple(zip(written, places[1:], strict=True)))
+
+
+def ordered(outputs: Sequence[Symbol]) -> tuple[tuple[Instruction, ...], list[int]]:
+    """The instructions below some outputs, equal subexpressions merged, and where each output stands."""
     instructions: list[Instruction] = []
     numbers: dict[Instruction, int] = {}
     seen: dict[int, int] = {}
@@ -196,7 +215,5 @@ def linearise(theta: Symbol, new: Mapping[str, Symbol], states: tuple[str, ...])
             seen[id(symbol)] = numbers[made]
         return seen[id(symbol)]
 
-    theta_at = visit(_lift(theta))
-    outputs = tuple((name, visit(_lift(new[name]))) for name in states if name in new)
-    coefficients = tuple(dict.fromkeys(i.name for i in instructions if i.operation == "coefficient"))
-    return Graph(tuple(instructions), coefficients, states, theta_at, outputs)
+    places = [visit(each) for each in outputs]
+    return tuple(instructions), places

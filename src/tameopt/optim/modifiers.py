@@ -58,7 +58,8 @@ def modify(rule: Rule, modifiers: Modifiers) -> Rule:
 
     def flags(options: Options) -> dict[str, Any]:
         shrinks = modifiers.shrink and options["weight_decay"] != 0
-        return {**rule.flags(options), "around_shrink": shrinks}
+        writes_back = modifiers.average and options["ema_overwrite_frequency"] is not None
+        return {**rule.flags(options), "around_shrink": shrinks, "around_back": writes_back}
 
     def coefficients(options: Options, s: SimpleNamespace) -> tuple[Numbers, Numbers]:
         numbers, scalars = rule.coefficients(options, s)
@@ -73,7 +74,7 @@ def modify(rule: Rule, modifiers: Modifiers) -> Rule:
             numbers["average_begins"] = s.first
             every = options["ema_overwrite_frequency"]
             numbers["average_keep"], numbers["average_take"] = keep, 1.0 - keep
-            numbers["average_back"] = where(s.step % every < 0.5, 1.0, 0.0) if every else 0.0
+            numbers["average_back"] = 0.0 if every is None else where(s.step % every < 0.5, 1.0, 0.0)
         if modifiers.low_precision == "stochastic":
             numbers["dither_seed"] = (s.step * 7919 + s.place * 104729) % (1 << 24)
         return numbers, scalars
@@ -96,7 +97,8 @@ def modify(rule: Rule, modifiers: Modifiers) -> Rule:
         if modifiers.average:
             # a parameter whose first gradient comes late has stood still, and so has its average
             mean = c.average_keep * where(c.average_begins > 0.5, before, state.average) + c.average_take * theta
-            theta, new = where(c.average_back > 0.5, mean, theta), {**new, AVERAGE: mean}
+            new = {**new, AVERAGE: mean}
+            theta = where(c.average_back > 0.5, mean, theta) if on.around_back else theta
         if modifiers.low_precision == "kahan":
             narrow = stored(theta, on.storage)
             return narrow, {**new, "compensation": theta - narrow}

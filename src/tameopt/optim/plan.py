@@ -3,7 +3,8 @@
 A *unit* is one parameter with its gradient and states. Units that run the same kernel (same rule, same flags, same
 dtypes, same device) form a *bucket*; an engine runs a bucket at a time. The scalars that torch keeps for each
 parameter (`step`, NAdam's `mu_product`, ...) live in one array a bucket, and the 0-d tensors in the optimizer's
-state are views of it, so counting a step costs one addition however many parameters there are.
+state are views of it, so counting a step costs one addition however many parameters there are. The array lies where
+the bucket's engine folds coefficients: on the host, or beside the parameters.
 """
 
 from __future__ import annotations
@@ -76,18 +77,33 @@ class Choice:
     reasons: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What one step brings besides gradients.
+
+    options: one a parameter group; given: numbers of this step, each one for all or one a unit (n,), floats or
+    tensors; shared_count: whether a unit without a gradient counts the step; found_inf: 0-d or one-element tensor on
+    the parameters' device, the step is not to be made where it is not 0; None: make it.
+    """
+
+    options: Sequence[Options]
+    given: Mapping[str, float | torch.Tensor]
+    shared_count: bool = False
+    found_inf: torch.Tensor | None = None
+
+
 @dataclass
 class Bucket:
     """Units of one signature, and the scalars of all of them.
 
-    scalars: name -> (n,) array whose memory the optimizer's 0-d state tensors share; first: (n,) whether the unit
-    has yet to take its first step.
+    counts: name -> (n,) tensor, whose elements the optimizer's 0-d state tensors are; first: (n,) 1.0 while the unit
+    has yet to take its first step, else 0.0.
     """
 
     signature: Signature
     units: list[Unit]
-    scalars: dict[str, np.ndarray[Any, Any]]
-    first: np.ndarray[Any, Any]
+    counts: dict[str, torch.Tensor]
+    first: torch.Tensor
     groups: np.ndarray[Any, Any]
     choice: Choice
     cache: dict[str, Any] = field(default_factory=dict)  # what an engine lays out once (pointer tables)
@@ -97,66 +113,72 @@ class Bucket:
         """Position of each unit among all parameters."""
         return [unit.index for unit in self.units]
 
+    @functools.cached_property
+    def _columns(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The counts and `first` as arrays that share their memory (on the host only)."""
+        return {"first": self.first.numpy(), **{name: each.numpy() for name, each in self.counts.items()}}
+
     def _stored(self, value: float) -> float:
-        return float(next(iter(self.scalars.values())).dtype.type(value))
+        return float(next(iter(self.counts.values())).numpy().dtype.type(value))
 
     def advance(
-        self,
-        options: Sequence[Options],
-        present: np.ndarray[Any, Any] | None,
-        given: Mapping[str, Any],
-        shared_count: bool,
+        self, present: np.ndarray[Any, Any] | None, inputs: Inputs
     ) -> tuple[list[Numbers], np.ndarray[Any, Any]]:
-        """Count a step and return its coefficients.
+        """Count a step on the host and return its coefficients.
 
-        options: one per parameter group; present: (n,) bool, None when every unit has a gradient; given: numbers of
-        this step, one for all or one a unit (n,); shared_count: whether a unit without a gradient counts the step.
-        Returns (rows, row_of): row_of is (n,) int64, -1 for a unit without a gradient.
+        present: (n,) bool, None when every unit has a gradient. Returns (rows, row_of): row_of is (n,) int64, -1 for
+        a unit without a gradient.
         """
         n = len(self.units)
-        kept = list(self.scalars)
-        columns = {"group": self.groups, "first": self.first, **{name: self.scalars[name] for name in kept}, **given}
-        if present is None and all(_alike(column) for column in columns.values()):  # what nearly every step is
-            key = [float(c.flat[0]) if isinstance(c, np.ndarray) else float(c) for c in columns.values()]
-            s = dict(zip(columns, key, strict=True))
-            s["step"] = s.get("step", 0.0) + 1.0
-            row, moved = coefficients_of(
-                self.signature.rule, options[int(s.pop("group"))], {**s, "stored": self._stored}
-            )
-            for name in kept:
-                self.scalars[name].fill({**moved, "step": s["step"]}[name])
-            self.first.fill(False)
+        given = {name: _on_host(value) for name, value in inputs.given.items()}
+        columns = {"group": self.groups, **self._columns, **given}
+        if present is None and all(map(_alike, columns.values())):  # what nearly every step is
+            key = [float(c.flat[0]) if isinstance(c, np.ndarray) else c for c in columns.values()]
+            row, kept = self._coefficients(dict(zip(columns, key, strict=True)), inputs.options)
+            for name, array in self._columns.items():
+                array.fill(kept[name])
             return [row], np.zeros(n, dtype=np.int64)
         table = np.stack([np.broadcast_to(np.asarray(c, dtype=np.float64), (n,)) for c in columns.values()], axis=1)
-        here = np.arange(n) if present is None or shared_count else np.flatnonzero(present)
+        here = np.arange(n) if present is None or inputs.shared_count else np.flatnonzero(present)
         keys, found = np.unique(table[here], axis=0, return_inverse=True)
         row_of = np.full(n, -1, dtype=np.int64)
         row_of[here] = found.reshape(-1)
         rows = []
         for number, key in enumerate(keys):
-            s = dict(zip(columns, key.tolist(), strict=True))
-            s["step"] = s.get("step", 0.0) + 1.0
-            row, moved = coefficients_of(
-                self.signature.rule, options[int(s.pop("group"))], {**s, "stored": self._stored}
-            )
-            chosen = row_of == number
-            for name in kept:
-                self.scalars[name][chosen] = {**moved, "step": s["step"]}[name]
+            row, kept = self._coefficients(dict(zip(columns, key.tolist(), strict=True)), inputs.options)
+            for name, array in self._columns.items():
+                chosen = row_of == number
+                array[chosen if name != "first" or present is None else chosen & present] = kept[name]
             rows.append(row)
-        if present is None:
-            self.first[:] = False
-        else:
-            self.first[present] = False
+        if present is not None:
             row_of[~present] = -1
         return rows, row_of
+
+    @functools.cached_property
+    def places(self) -> torch.Tensor:
+        """`indices` as numbers for a rule, where the counts are."""
+        return torch.tensor(self.indices, dtype=torch.float64, device=self.first.device)
+
+    def _coefficients(self, s: dict[str, Any], options: Sequence[Options]) -> tuple[Numbers, Numbers]:
+        """The coefficients where the columns are as in s, and the columns after the step."""
+        group = options[int(s.pop("group"))]
+        s["step"] = s.get("step", 0.0) + 1.0
+        row, moved = coefficients_of(self.signature.rule, group, {**s, "stored": self._stored})
+        return row, {**moved, "step": s["step"], "first": 0.0}
+
+
+def _on_host(value: float | torch.Tensor) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.item() if value.dim() == 0 else value.cpu().numpy()
 
 
 def _alike(column: Any) -> bool:
     return not isinstance(column, np.ndarray) or column.size == 1 or bool((column == column.flat[0]).all())
 
 
-def summed_over_shards(bucket: Bucket, squares: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Squared norms of local shards added up over the ranks that hold the others."""
+def summed_over_shards(bucket: Bucket, squares: torch.Tensor) -> torch.Tensor:
+    """Squared norms (n,) of local shards added up over the ranks that hold the others."""
     if bucket.signature.plain:
         return squares
     sharded: dict[Any, list[int]] = {}
@@ -165,12 +187,12 @@ def summed_over_shards(bucket: Bucket, squares: np.ndarray[Any, Any]) -> np.ndar
         if mesh is not None:
             axes = tuple(axis for axis, kind in enumerate(unit.parameter.placements) if kind.is_shard())  # type: ignore[attr-defined]
             sharded.setdefault((mesh, axes), []).append(place)
-    total = squares.copy()
+    total = squares.clone()
     for (mesh, axes), places in sharded.items():
-        part = torch.from_numpy(squares[places]).to(mesh.device_type)
+        part = squares[places].to(mesh.device_type)
         for axis in axes:
             torch.distributed.all_reduce(part, group=mesh.get_group(axis))
-        total[places] = part.cpu().numpy()
+        total[places] = part.to(total.device)
     return total
 
 
@@ -186,16 +208,39 @@ def dense(gradient: torch.Tensor) -> torch.Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
-def options_as_numbers(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter group's hyperparameters with one-element tensors read as floats."""
-    return {
-        name: _number(value) if isinstance(value, torch.Tensor | tuple | list) else value
-        for name, value in group.items()
-        if name not in ("params", "param_names")
-    }
+class Numbered(dict[str, Any]):
+    """A parameter group's hyperparameters; one that is a tensor is read when it is asked for.
+
+    A learning rate on a GPU stays there as long as nobody asks: `.item()` would wait for the device. `as_given` keeps
+    what the group holds.
+    """
+
+    def __init__(self, group: Mapping[str, Any]) -> None:
+        self.as_given = group
+        tensors = (torch.Tensor, tuple, list)
+        super().__init__(
+            (name, value)
+            for name, value in group.items()
+            if name not in ("params", "param_names") and not isinstance(value, tensors)
+        )
+
+    def __missing__(self, name: str) -> Any:
+        return _number(self.as_given[name])
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.item()
     return type(value)(_number(v) if isinstance(v, torch.Tensor) else v for v in value)
+
+
+def numbers_of(values: Sequence[Any]) -> list[float]:
+    """Numbers and 0-d tensors as floats, with one transfer from each device."""
+    found = [value if isinstance(value, torch.Tensor) else float(value) for value in values]
+    devices = {v.device for v in found if isinstance(v, torch.Tensor)}
+    for device in devices:
+        places = [place for place, v in enumerate(found) if isinstance(v, torch.Tensor) and v.device == device]
+        numbers = torch.stack([found[place].to(torch.float64).reshape(()) for place in places]).tolist()  # type: ignore[union-attr]
+        for place, number in zip(places, numbers, strict=True):
+            found[place] = number
+    return found  # type: ignore[return-value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 import torch
@@ -17,16 +17,24 @@ from tameopt.optim.modifiers import Modifiers, modify
 from tameopt.optim.plan import (
     Bucket,
     FlagItems,
+    Inputs,
+    Numbered,
     Signature,
     Unit,
-    options_as_numbers,
+    numbers_of,
     real_view,
     summed_over_shards,
 )
 from tameopt.optim.rule import Rule, Scalar, State
-from tameopt.optim.step_layout import StepLayout, addresses_of, gradients_of, is_plain, still_holds
-
-_Work = tuple[Bucket, list[torch.Tensor | None], np.ndarray[Any, Any] | None]
+from tameopt.optim.step_layout import (
+    Gradients,
+    StepLayout,
+    addresses_of,
+    gathered,
+    gradients_of,
+    is_plain,
+    still_holds,
+)
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -66,25 +74,34 @@ class RuleOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step(self) -> None:
-        found_inf = getattr(self, "found_inf", None)  # GradScaler's, when it leaves unscaling to a fused optimizer
-        if found_inf is not None and float(found_inf) != 0.0:
-            return
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        gradients = [p.grad for p in parameters]
-        options = [options_as_numbers(group) for group in self.param_groups]
+        groups = self.param_groups
+        parameters = groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
+        gradients = gathered(parameters)
+        options = [Numbered(group) for group in groups]
         rule = self._rule()
         flags = [tuple(rule.flags(each).items()) for each in options]
         layout = self._layout
         if layout is None or not still_holds(layout, parameters, gradients, flags, self.state):
-            layout = self._layout = self._lay_out(parameters, gradients, options, flags)
-        work = [(bucket, *gradients_of(bucket, gradients)) for bucket in layout.buckets]
+            layout = self._layout = self._lay_out(list(parameters), gradients.tensors, options, flags)
+        found_inf = self._found_inf(layout)
+        if isinstance(found_inf, bool):
+            return
+        work = [(bucket, gradients_of(bucket, gradients)) for bucket in layout.buckets]
         scales = self._scales(work)
-        for (bucket, here, present), scale in zip(work, scales, strict=True):
-            if present is not None and not (present.any() or self.shared_count):
+        for (bucket, here), scale in zip(work, scales, strict=True):
+            if here.some_missing and not self.shared_count and all(g is None for g in here.tensors):
                 continue
             given = {"g_scale": scale, **self._given(bucket)}
-            rows, row_of = bucket.advance(options, present, given, self.shared_count)
-            engines.engine(bucket.choice.engine).run(bucket, here, rows, row_of)
+            inputs = Inputs(options, given, self.shared_count, found_inf)
+            engines.engine(bucket.choice.engine).run(bucket, here, inputs)
+
+    def _found_inf(self, layout: StepLayout) -> torch.Tensor | Literal[True] | None:
+        """GradScaler's, which leaves unscaling to a fused optimizer: a tensor that the engines read, or on the host
+        whether it is set."""
+        found: torch.Tensor | None = getattr(self, "found_inf", None)
+        if found is None or all(engines.engine(bucket.choice.engine).FOLDS for bucket in layout.buckets):
+            return found
+        return True if float(found) != 0.0 else None
 
     # -- what happens to the gradients first ----------------------------------------------------------------------
 
@@ -95,45 +112,49 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _modifiers(self) -> Modifiers:
         clips = "clip_norm" in self.extras or "clip_each" in self.extras
         return Modifiers(
-            scale=clips or self._loss_scale() != 1.0,
+            scale=clips or getattr(self, "grad_scale", None) is not None,
             bound="clip_value" in self.extras,
             low_precision=self.extras.get("low_precision", "nearest"),
         )
 
-    def _given(self, bucket: Bucket) -> dict[str, Any]:
+    def _given(self, bucket: Bucket) -> dict[str, float | torch.Tensor]:
         """Numbers of this step that neither options nor state hold."""
-        given: dict[str, Any] = {}
+        given: dict[str, float | torch.Tensor] = {}
         if "clip_value" in self.extras:
             given["g_bound"] = self.extras["clip_value"]
         if self.extras.get("low_precision") == "stochastic":  # every parameter rounds with bits of its own
-            given["place"] = np.array(bucket.indices, dtype=np.float64)
+            given["place"] = bucket.places
         return given
 
-    def _loss_scale(self) -> float:
-        """What the loss, and so every gradient, was multiplied by: GradScaler leaves it with fused optimizers."""
-        scale = getattr(self, "grad_scale", None)
-        return 1.0 if scale is None else float(scale)
+    def _unscale(self) -> float | torch.Tensor:
+        """The factor that undoes what the loss was multiplied by: GradScaler leaves it to fused optimizers."""
+        scale: torch.Tensor | None = getattr(self, "grad_scale", None)
+        return 1.0 if scale is None else 1.0 / scale.to(torch.float64)
 
-    def _scales(self, work: list[_Work]) -> list[float | np.ndarray[Any, Any]]:
-        """Factor of the gradients of each bucket: one number, or one a unit."""
-        unscale = 1.0 / self._loss_scale()
+    def _scales(self, work: list[tuple[Bucket, Gradients]]) -> list[float | torch.Tensor]:
+        """Factor of the gradients of each bucket: one number, or one a unit; a tensor is not read here."""
         each, total = self.extras.get("clip_each"), self.extras.get("clip_norm")
         if each is None and total is None:
-            return [unscale] * len(work)
+            return [self._unscale()] * len(work)
         squares = [
-            engines.engine(bucket.choice.engine).squared_norms(bucket, here) if here else np.zeros(0)
-            for bucket, here, _ in work
+            summed_over_shards(bucket, engines.engine(bucket.choice.engine).squared_norms(bucket, here))
+            for bucket, here in work
         ]
-        squares = [summed_over_shards(bucket, found) for (bucket, _, _), found in zip(work, squares, strict=True)]
-        if each is not None:
-            return [unscale * self._shrink(np.sqrt(found) * unscale, each) for found in squares]
-        norm = np.sqrt(np.array([sum(found.sum() for found in squares)])) * unscale
-        return [unscale * float(self._shrink(norm, float(total or 0.0))[0])] * len(work)
+        scales: list[float | torch.Tensor] = []
+        for found in squares:
+            unscale = self._unscale()
+            if isinstance(unscale, torch.Tensor):
+                unscale = unscale.to(found.device)
+            if each is not None:
+                scales.append(self._shrink(found.sqrt() * unscale, float(each)) * unscale)
+                continue
+            norm = torch.stack([other.sum().to(found.device) for other in squares]).sum().sqrt()
+            scales.append(self._shrink(norm * unscale, float(total or 0.0)) * unscale)
+        return scales
 
-    def _shrink(self, norms: np.ndarray[Any, Any], limit: float) -> np.ndarray[Any, Any]:
+    def _shrink(self, norms: torch.Tensor, limit: float) -> torch.Tensor:
         """Factors that bring norms down to a limit, 1 where they are below; NaN for NaN, 0 for infinity, as torch."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.minimum(1.0, limit / (norms + 1e-6))
+        return (limit / (norms + 1e-6)).clamp(max=1.0)
 
     # -- laying out a step ----------------------------------------------------------------------------------------
 
@@ -141,14 +162,19 @@ class RuleOptimizer(torch.optim.Optimizer):
         self,
         parameters: list[torch.Tensor],
         gradients: list[torch.Tensor | None],
-        options: list[dict[str, Any]],
+        options: list[Numbered],
         flags: list[FlagItems],
     ) -> StepLayout:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"{self.rule.name} must lay out its step outside a CUDA graph, and this one is being captured: make "
+                "one step, with every gradient there, before the capture."
+            )
         group_of = [number for number, group in enumerate(self.param_groups) for _ in group["params"]]
         rule = self._rule()
         before = self._signatures(len(parameters))
-        gathered: dict[Signature, list[Unit]] = {}
-        fresh: set[int] = set()
+        alike: dict[Signature, list[Unit]] = {}
+        fresh = self._fresh()
         for index, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
             if gradient is None and index not in before:
                 continue
@@ -173,8 +199,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 differentiable=bool(self.defaults.get("differentiable", False)),
                 plain=is_plain(parameter) and (gradient is None or not gradient.is_sparse),
             )
-            gathered.setdefault(signature, []).append(unit)
-        buckets = [self._bucket(signature, units, fresh) for signature, units in gathered.items()]
+            alike.setdefault(signature, []).append(unit)
+        buckets = [self._bucket(signature, units, fresh) for signature, units in alike.items()]
         kinds = [None if g is None else (g.dtype, g.is_sparse) for g in gradients]
         if self._layout is not None:
             kinds = [new or old for new, old in zip(kinds, self._layout.kinds, strict=True)]
@@ -184,6 +210,16 @@ class RuleOptimizer(torch.optim.Optimizer):
             for place, (name, _) in enumerate(bucket.signature.states)
         ]
         return StepLayout(buckets, parameters, addresses_of(parameters), flags, kinds, self.state, owned)
+
+    def _fresh(self) -> set[int]:
+        """The parameters of the last layout that have yet to step: a scaler may have held them back."""
+        buckets = [] if self._layout is None else self._layout.buckets
+        return {
+            u.index
+            for bucket in buckets
+            for u, first in zip(bucket.units, bucket.first.tolist(), strict=True)
+            if first
+        }
 
     def _check_precision(self, index: int, dtype: torch.dtype) -> None:
         wanted = self.extras.get("low_precision", "nearest")
@@ -260,32 +296,34 @@ class RuleOptimizer(torch.optim.Optimizer):
         if rule.counts_steps:
             specs.insert(0, Scalar("step", lambda _: 0.0))
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-        scalars: dict[str, np.ndarray[Any, Any]] = {}
+        choice = engines.choose(self.extras.get("engine", "auto"), signature)
+        home = signature.device if engines.engine(choice.engine).FOLDS else torch.device("cpu")
         common = self._common_scalars(specs) if self.shared_count else {}
+        options = [Numbered(group) for group in self.param_groups]
+        counts: dict[str, torch.Tensor] = {}
         for spec in specs:
-            table = torch.empty(len(units), dtype=dtype)
-            for place, unit in enumerate(units):
-                value = unit.kept.get(spec.name, common.get(spec.name))
-                group = options_as_numbers(self.param_groups[unit.group])
-                table[place] = float(spec.initial(group) if value is None else value)
-                unit.kept[spec.name] = table[place]
-            scalars[spec.name] = table.numpy()
-        return Bucket(
-            signature,
-            units,
-            scalars,
-            np.array([unit.index in fresh for unit in units]),
-            np.array([unit.group for unit in units], dtype=np.int64),
-            engines.choose(self.extras.get("engine", "auto"), signature),
-        )
+            found = [unit.kept.get(spec.name, common.get(spec.name)) for unit in units]
+            values = numbers_of(
+                [
+                    spec.initial(options[unit.group]) if value is None else value
+                    for unit, value in zip(units, found, strict=True)
+                ]
+            )
+            counts[spec.name] = torch.tensor(values, dtype=dtype, device=home)
+            for unit, element in zip(units, counts[spec.name].unbind(), strict=True):
+                unit.kept[spec.name] = element
+        first = torch.tensor([float(unit.index in fresh) for unit in units], dtype=dtype, device=home)
+        groups = np.array([unit.group for unit in units], dtype=np.int64)
+        return Bucket(signature, units, counts, first, groups, choice)
 
     def _common_scalars(self, specs: list[Scalar]) -> dict[str, float]:
         """The scalars of the parameter that has made most steps, where a latecomer begins."""
         counted = [state for state in self.state.values() if "step" in state]
         if not counted:
             return {}
-        furthest = max(counted, key=lambda state: float(state["step"]))
-        return {spec.name: float(furthest[spec.name]) for spec in specs}
+        steps = numbers_of([state["step"] for state in counted])
+        furthest = counted[steps.index(max(steps))]
+        return dict(zip((s.name for s in specs), numbers_of([furthest[s.name] for s in specs]), strict=True))
 
     def _name_of(self, index: int) -> str:
         names = [name for group in self.param_groups for name in group.get("param_names", ())]
@@ -319,6 +357,32 @@ class RuleOptimizer(torch.optim.Optimizer):
                 if before != place:
                     raise ValueError(f"parameter number {place} is parameter number {before} again: list each once.")
         super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's. Counts that the engine keeps on the device come as tensors on the host, where torch expects
+        them unless the group is `capturable` or `fused`."""
+        found = super().state_dict()
+        at_home: dict[int, str] = {}  # which of the saved tensors to bring home, by identity
+        for bucket in [] if self._layout is None else self._layout.buckets:
+            for unit in bucket.units:
+                group = self.param_groups[unit.group]
+                if not (group.get("capturable") or group.get("fused")):
+                    at_home.update((id(unit.kept[name]), name) for name in bucket.counts if name in unit.kept)
+        moved = [
+            (saved, name)
+            for saved in found["state"].values()
+            if isinstance(saved, dict)
+            for name, value in saved.items()
+            if id(value) in at_home and value.device.type != "cpu"
+        ]
+        if moved:
+            numbers = numbers_of([saved[name] for saved, name in moved])
+            copies = {number: dict(saved) for number, saved in found["state"].items()}
+            places = {id(saved): number for number, saved in found["state"].items()}
+            for (saved, name), value in zip(moved, numbers, strict=True):
+                copies[places[id(saved)]][name] = torch.tensor(value, dtype=saved[name].dtype)
+            found["state"] = copies
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict()` of this optimizer, or of torch's of the same name, returned.

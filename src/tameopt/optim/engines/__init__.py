@@ -1,7 +1,12 @@
-"""Engines run an update rule over the parameters of a bucket: eager (the reference), cpu (LLVM), triton (GPU)."""
+"""Engines run an update rule over the parameters of a bucket: eager (the reference), cpu (LLVM), triton (GPU).
+
+An engine is a module: FOLDS, whether it folds coefficients beside the parameters instead of on the host;
+`unsupported(signature)`; `run(bucket, gradients, inputs)`, one step in place; `squared_norms(bucket, gradients)`.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
 
@@ -11,8 +16,9 @@ from tameopt.optim.plan import Choice, Signature
 NAMES = ("triton", "cpu", "eager")
 
 
+@functools.cache
 def engine(name: str) -> ModuleType:
-    """The module of an engine: `run(bucket, gradients, rows, row_of)` and `unsupported(signature)`."""
+    """The module of an engine."""
     return importlib.import_module(f"tameopt.optim.engines.{name}")
 
 

@@ -14,7 +14,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +25,11 @@ import torch
 from tameopt import extras
 from tameopt.optim.engines import llvm_source
 from tameopt.optim.expr import Graph, trace
-from tameopt.optim.layout import is_dense, match_strides
-from tameopt.optim.plan import Bucket, Signature
-from tameopt.optim.rule import Numbers
+from tameopt.optim.layout import is_dense
+from tameopt.optim.plan import Bucket, Inputs, Signature
+from tameopt.optim.step_layout import Gradients, laid_out_alike
 
-NAME = "cpu"
+NAME, FOLDS = "cpu", False
 
 # Our choices: a chunk is long enough to amortise its table look-ups (about 20 ns) and short enough to balance two
 # threads; below the threshold waking a second thread (about 50 us) costs more than it saves.
@@ -125,8 +125,6 @@ class _Tables:
     """What a bucket's kernel reads; all but the gradients' addresses stays from step to step."""
 
     addresses: np.ndarray[Any, Any]
-    strides: list[tuple[int, ...]]
-    shapes: list[torch.Size]
     tensors: np.ndarray[Any, Any]
     starts: np.ndarray[Any, Any]
     lengths: np.ndarray[Any, Any]
@@ -149,8 +147,6 @@ def _lay_out(bucket: Bucket) -> _Tables:
     lengths = np.minimum(CHUNK, sizes[tensors] - starts)
     return _Tables(
         addresses,
-        [unit.theta.stride() for unit in units],
-        [unit.theta.shape for unit in units],
         tensors,
         starts,
         lengths,
@@ -159,10 +155,9 @@ def _lay_out(bucket: Bucket) -> _Tables:
     )
 
 
-def run(
-    bucket: Bucket, gradients: Sequence[torch.Tensor | None], rows: Sequence[Numbers], row_of: np.ndarray[Any, Any]
-) -> None:
+def run(bucket: Bucket, gradients: Gradients, inputs: Inputs) -> None:
     """One step of every unit that has a gradient, in place."""
+    rows, row_of = bucket.advance(gradients.present, inputs)
     kernel = compiled(bucket.signature)
     tables: _Tables | None = bucket.cache.get("cpu")
     if tables is None:
@@ -170,12 +165,8 @@ def run(
         bucket.cache["compile_seconds"] = kernel.seconds
     if not tables.elements or not rows:
         return
-    present: list[torch.Tensor] = gradients  # type: ignore[assignment]
-    if (row_of < 0).any():  # an address that nobody reads
-        present = [unit.theta if g is None else g for g, unit in zip(gradients, bucket.units, strict=True)]
-    if [g.stride() for g in present] != tables.strides:
-        present = [match_strides(g, unit.theta) for g, unit in zip(present, bucket.units, strict=True)]
-    tables.addresses[1] = [g.data_ptr() for g in present]
+    addresses, _copies = laid_out_alike(bucket, gradients)  # the copies must outlive the call
+    tables.addresses[1] = addresses
     coefficients = np.array([[row[name] for name in kernel.graph.coefficients] for row in rows], dtype=np.float64)
     tables.next[0] = 0
     arguments = (
@@ -201,17 +192,16 @@ def run(
         other.result()
 
 
-def squared_norms(bucket: Bucket, gradients: Sequence[torch.Tensor | None]) -> np.ndarray[Any, Any]:
-    """Sum of the squares of each gradient, in float64; 0 where there is none."""
+def squared_norms(bucket: Bucket, gradients: Gradients) -> torch.Tensor:
+    """Sum of the squares of each gradient (n,), in float64; 0 where there is none."""
+    del bucket
     # torch's own reduction runs at the speed of memory; squares of float32 are summed in float64 by chunks
-    found = []
-    for g in gradients:
-        if g is None:
-            found.append(0.0)
-            continue
-        flat = g.as_strided((g.numel(),), (1,), g.storage_offset()) if is_dense(g) else g.reshape(-1)
-        found.append(sum(float(part.to(torch.float64).square().sum()) for part in flat.split(CHUNK * 4)))
-    return np.array(found)
+    found = torch.zeros(len(gradients.tensors), dtype=torch.float64)
+    for place, g in enumerate(gradients.tensors):
+        if g is not None:
+            flat = g.as_strided((g.numel(),), (1,), g.storage_offset()) if is_dense(g) else g.reshape(-1)
+            found[place] = sum(float(part.to(torch.float64).square().sum()) for part in flat.split(CHUNK * 4))
+    return found
 
 
 @functools.cache

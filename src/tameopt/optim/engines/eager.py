@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from tameopt.optim.plan import Bucket, Signature, Unit
+from tameopt.optim.plan import Bucket, Inputs, Signature, Unit
 from tameopt.optim.rule import Numbers, apply
+from tameopt.optim.step_layout import Gradients
 
-NAME = "eager"
+NAME, FOLDS = "eager", False
 
 
 def unsupported(signature: Signature) -> str:
@@ -20,27 +19,26 @@ def unsupported(signature: Signature) -> str:
     return ""
 
 
-def run(
-    bucket: Bucket, gradients: Sequence[torch.Tensor | None], rows: Sequence[Numbers], row_of: np.ndarray[Any, Any]
-) -> None:
+def run(bucket: Bucket, gradients: Gradients, inputs: Inputs) -> None:
     """One step of every unit that has a gradient, in place.
 
     Low-precision tensors are computed in float32 and rounded once when stored, as torch's fused optimizers do.
     """
+    rows, row_of = bucket.advance(gradients.present, inputs)
     signature = bucket.signature
     step = _sparse_step if signature.sparse else _followed_step if signature.differentiable else _step
     flags = {**dict(signature.flags), "storage": signature.theta}
     names = [name for name, _ in signature.states]
-    for unit, gradient, row in zip(bucket.units, gradients, row_of.tolist(), strict=True):
+    for unit, gradient, row in zip(bucket.units, gradients.tensors, row_of.tolist(), strict=True):
         if gradient is not None and row >= 0:
             step(unit, signature, names, flags, gradient, rows[row])
 
 
-def squared_norms(bucket: Bucket, gradients: Sequence[torch.Tensor | None]) -> np.ndarray[Any, Any]:
-    """Sum of the squares of each gradient, in float64; 0 where there is none."""
-    del bucket
-    found = [0.0 if g is None else float((_values(g).detach().to(torch.float64) ** 2).sum()) for g in gradients]
-    return np.array(found)
+def squared_norms(bucket: Bucket, gradients: Gradients) -> torch.Tensor:
+    """Sum of the squares of each gradient (n,), in float64; 0 where there is none."""
+    zero = torch.zeros((), dtype=torch.float64, device=bucket.signature.device)
+    found = [zero if g is None else (_values(g).detach().to(torch.float64) ** 2).sum() for g in gradients.tensors]
+    return torch.stack(found)
 
 
 def _values(gradient: torch.Tensor) -> torch.Tensor:

@@ -291,8 +291,12 @@ def _compute(text: _Lines, instruction: Instruction, inputs: list[str], kind: st
         return text.add(f"{_BINARY[operation]} {vector} {inputs[0]}, {inputs[1]}")
     if operation in _UNARY:
         return text.add(f"call {vector} @llvm.{_UNARY[operation]}.{suffix}({vector} {inputs[0]})")
-    if operation == "power":
-        return text.add(f"call {vector} @llvm.pow.{suffix}({vector} {inputs[0]}, {vector} {inputs[1]})")
+    if operation == "power":  # in double, rounded once: see `tameopt.optim.functions.power`
+        wide, tail = _vector("double", lanes), ("" if lanes == 1 else f"v{lanes}") + "f64"
+        x, y = (_convert(text, each, kind, "double", lanes) for each in inputs)
+        return _convert(
+            text, text.add(f"call {wide} @llvm.pow.{tail}({wide} {x}, {wide} {y})"), "double", kind, lanes
+        )
     if operation == "negative":
         return text.add(f"fneg {vector} {inputs[0]}")
     if operation in _COMPARISONS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
+import torch
 
 from tameopt.optim import checks
 from tameopt.optim.arguments import Closure, Parameters
@@ -120,13 +120,12 @@ class KerasOptimizer(RuleOptimizer):
         made = super()._modifiers()
         return Modifiers(made.scale or self.loss_scale_factor is not None, made.bound, True, self.use_ema)
 
-    def _shrink(self, norms: np.ndarray[Any, Any], limit: float) -> np.ndarray[Any, Any]:
+    def _shrink(self, norms: torch.Tensor, limit: float) -> torch.Tensor:
         """Keras adds nothing to the norm, and a norm that is not finite makes every gradient NaN."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return limit * np.minimum(1.0 / norms, 1.0 / limit) + (norms - norms)
+        return limit * (1.0 / norms).clamp(max=1.0 / limit) + (norms - norms)
 
-    def _loss_scale(self) -> float:
-        return super()._loss_scale() * (self.loss_scale_factor or 1.0)
+    def _unscale(self) -> float | torch.Tensor:
+        return super()._unscale() / (self.loss_scale_factor or 1.0)
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"schedule": self.schedule, "use_ema": self.use_ema, "loss_scale_factor": self.loss_scale_factor}

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from tameopt.optim import checks
 from tameopt.optim.arguments import Extras, Parameters
 from tameopt.optim.catalogue_entry import Entry
-from tameopt.optim.functions import Value, average, maximum, sqrt, where
+from tameopt.optim.functions import Value, average, sqrt, where
 from tameopt.optim.rule import Numbers, Options, Rule, State
 from tameopt.optim.torch_optimizer import RuleOptimizer
 
@@ -38,11 +38,11 @@ def coefficients(options: Options, s: SimpleNamespace) -> tuple[Numbers, Numbers
     decay2 = beta2**s.step
     rho_limit = 2.0 / (1.0 - beta2) - 1.0
     rho = rho_limit - 2.0 * s.step * decay2 / (1.0 - decay2)
-    if rho_limit > _TRACTABLE:
-        squared = (rho - 4.0) * (rho - 2.0) * rho_limit / ((rho_limit - 4.0) * (rho_limit - 2.0) * rho)
-        rectification = sqrt(maximum(squared, 0.0))
-    else:  # this beta2 never gets there
-        rectification = rho * 0.0
+    # rho <= rho_limit: where neither is tractable the formula is fed what it can bear, and its value is not used
+    long = where(rho > _TRACTABLE, rho, 2.0 * _TRACTABLE)
+    longest = where(rho > _TRACTABLE, rho_limit, 2.0 * _TRACTABLE)
+    squared = (long - 4.0) * (long - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * long)
+    rectification = sqrt(squared)
     return {
         "step": options["lr"] / (1.0 - beta1**s.step),
         "rectified": where(rho > _TRACTABLE, 1.0, 0.0),
