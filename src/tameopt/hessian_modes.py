@@ -1,26 +1,53 @@
-"""Hessian-vector products of a batch, two ways, and which is faster on this problem."""
+"""Hessian products of a batch in three ways, which of them is fastest on this problem, and graphs kept for reuse."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch.func import grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tameopt.batches import Batch
+from tameopt.batches import Batch, size_of
 
 Parameters = dict[str, torch.Tensor]
 BatchSum = Callable[[Parameters, Batch], torch.Tensor]  # the sum of l_i over a batch, differentiable
 
-MODES = ("forward over reverse", "reverse over reverse")
+FORWARD, REVERSE, DIFFERENCES = "forward over reverse", "reverse over reverse", "differences of gradients"
+MODES = (FORWARD, REVERSE)
+
+_WIDE = 8  # columns from which a block counts as wide; our choice
+_GRAPH_BYTES = 2 << 30  # our choice: past the first batch, graphs of gradients are kept up to 2 GiB
 
 
 def exact_attention() -> AbstractContextManager[None]:
     """Attention on the math backend within this context: the only one with second derivatives."""
     return sdpa_kernel(SDPBackend.MATH)
+
+
+@dataclass(frozen=True)
+class HessianMode:
+    """How products are computed: `narrow` for blocks below 8 columns, `wide` from there on.
+
+    graph_bytes: size of the kept graph of one sample's gradient. seconds: of one column on the batch it was timed
+    on, by mode. reason: why differences of gradients had to be taken, "" otherwise.
+    """
+
+    narrow: str
+    wide: str
+    graph_bytes: int = 0
+    seconds: tuple[tuple[str, float], ...] = ()
+    reason: str = ""
+
+    def of(self, columns: int) -> str:
+        return self.wide if columns >= _WIDE else self.narrow
+
+    @staticmethod
+    def always(mode: str) -> HessianMode:
+        return HessianMode(mode, mode)
 
 
 def _split(vector: torch.Tensor, parameters: Parameters) -> Parameters:
@@ -32,13 +59,103 @@ def _split(vector: torch.Tensor, parameters: Parameters) -> Parameters:
     return parts
 
 
+class GradientGraph:
+    """The gradient of the sum over a batch with its graph: each column of a product is one more backward pass.
+
+    Building it costs a gradient; a product then costs about two thirds of one that begins afresh.
+    """
+
+    def __init__(self, batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> None:
+        self._leaves = {key: view.detach().requires_grad_() for key, view in parameters.items()}
+        self.samples = size_of(batch) if batch else 1
+        with torch.enable_grad(), exact_attention():
+            self._parts = torch.autograd.grad(
+                batch_sum(self._leaves, batch), list(self._leaves.values()), create_graph=True, materialize_grads=True
+            )
+
+    def product(self, block: torch.Tensor, last: bool = False) -> torch.Tensor:
+        """(d, m) the Hessian times a block: (d, m); with `last` the graph is freed on the way."""
+        moving = [j for j, part in enumerate(self._parts) if part.requires_grad]
+        if not moving:
+            return torch.zeros_like(block)  # F is linear on this batch
+        columns = []
+        for j in range(block.shape[1]):
+            vectors = list(_split(block[:, j].contiguous(), self._leaves).values())
+            products = torch.autograd.grad(
+                [self._parts[i] for i in moving],
+                list(self._leaves.values()),
+                [vectors[i] for i in moving],
+                retain_graph=not last or j + 1 < block.shape[1],
+                materialize_grads=True,
+            )
+            columns.append(torch.cat([one.detach().reshape(-1) for one in products]))
+        return torch.stack(columns, dim=1)
+
+
+class HessianProducts:
+    """V -> grad^2 (sum of l_i) V at one theta, batch by batch.
+
+    In reverse mode the graphs of the batches' gradients are kept from the first product on: that of the first
+    batch, and more while they stay below 2 GiB; the others are rebuilt at each product.
+    """
+
+    def __init__(
+        self,
+        batch_sum: BatchSum,
+        parameters: Parameters,
+        batches: Iterable[Batch],
+        mode: HessianMode,
+        keep: bool = True,
+    ) -> None:
+        self._batch_sum = batch_sum
+        self._parameters = parameters
+        self._batches = batches
+        self._mode = mode
+        self._keep = keep
+        self._kept: list[GradientGraph] = []
+        self._kept_bytes = 0
+        self._all_kept = False
+
+    def __call__(self, block: torch.Tensor) -> torch.Tensor:
+        mode = self._mode.of(block.shape[1])
+        total = torch.zeros_like(block)
+        if mode != REVERSE:
+            for batch in self._batches:
+                total = total + hessian_product(self._batch_sum, self._parameters, batch, block, mode)
+            return total
+        for graph in self._kept:
+            total = total + graph.product(block)
+        if self._all_kept:
+            return total
+        known = len(self._kept)
+        skipped = False
+        for position, batch in enumerate(self._batches):
+            if position < known:
+                continue
+            graph = GradientGraph(self._batch_sum, self._parameters, batch)
+            keep = self._keep and not skipped and self._fits(graph)
+            total = total + graph.product(block, last=not keep)
+            if keep:
+                self._kept.append(graph)
+            skipped = skipped or not keep
+        self._all_kept = not skipped
+        return total
+
+    def _fits(self, graph: GradientGraph) -> bool:
+        self._kept_bytes += graph.samples * self._mode.graph_bytes
+        # the first one had to be held for its own product anyway
+        return not self._kept or self._kept_bytes <= _GRAPH_BYTES
+
+
 def hessian_product(
     batch_sum: BatchSum, parameters: Parameters, batch: Batch, block: torch.Tensor, mode: str
 ) -> torch.Tensor:
     """(d, m) the Hessian of the sum over a batch, at `parameters`, times a block: (d, m)."""
-    if mode == "forward over reverse":
+    if mode == FORWARD:
         return _forward_over_reverse(batch_sum, parameters, batch, block)
-    return _reverse_over_reverse(batch_sum, parameters, batch, block)
+    if mode == REVERSE:
+        return GradientGraph(batch_sum, parameters, batch).product(block, last=True)
+    return _differences(batch_sum, parameters, batch, block)
 
 
 def _forward_over_reverse(
@@ -51,58 +168,116 @@ def _forward_over_reverse(
         tangent = jvp(gradient, (parameters,), (_split(vector, parameters),))[1]
         return torch.cat([tangent[key].reshape(-1) for key in parameters])
 
-    if block.shape[1] == 1:
-        return product(block[:, 0].contiguous())[:, None]
-    return vmap(product, in_dims=1, out_dims=1)(block.contiguous())
+    with exact_attention():
+        if block.shape[1] == 1:
+            return product(block[:, 0].contiguous())[:, None]
+        # 32 columns at a time (our choice): tangents of a batch are held for all columns at once
+        parts = [vmap(product, in_dims=1, out_dims=1)(part.contiguous()) for part in block.split(32, dim=1)]
+    return torch.cat(parts, dim=1)
 
 
-def _reverse_over_reverse(
-    batch_sum: BatchSum, parameters: Parameters, batch: Batch, block: torch.Tensor
-) -> torch.Tensor:
-    leaves = {key: view.detach().requires_grad_() for key, view in parameters.items()}
-    inputs = list(leaves.values())
-    with torch.enable_grad():
-        parts = torch.autograd.grad(batch_sum(leaves, batch), inputs, create_graph=True, materialize_grads=True)
-        if not any(part.requires_grad for part in parts):
-            return torch.zeros_like(block)  # F is linear on this batch
-        columns = []
-        for j in range(block.shape[1]):
-            vectors = _split(block[:, j].contiguous(), parameters).values()
-            products = torch.autograd.grad(
-                [part for part in parts if part.requires_grad],
-                inputs,
-                [v for part, v in zip(parts, vectors, strict=True) if part.requires_grad],
-                retain_graph=j + 1 < block.shape[1],
-                materialize_grads=True,
-            )
-            columns.append(torch.cat([one.detach().reshape(-1) for one in products]))
+def _differences(batch_sum: BatchSum, parameters: Parameters, batch: Batch, block: torch.Tensor) -> torch.Tensor:
+    """Central differences of the gradient, with the step that balances truncation against rounding."""
+
+    def gradient(at: torch.Tensor) -> torch.Tensor:
+        leaves = {key: view.detach().requires_grad_() for key, view in _split(at, parameters).items()}
+        with torch.enable_grad():
+            parts = torch.autograd.grad(batch_sum(leaves, batch), list(leaves.values()), materialize_grads=True)
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    theta = torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])
+    # rounding of g is about eps, truncation about h^2: eps^(1/3) in units of theta's own size
+    reach = torch.finfo(theta.dtype).eps ** (1 / 3) * max(1.0, float(theta.norm()))
+    columns = []
+    for vector in block.unbind(dim=1):
+        norm = float(vector.norm())
+        if norm == 0:
+            columns.append(torch.zeros_like(vector))
+            continue
+        step = reach / norm
+        columns.append((gradient(theta + step * vector) - gradient(theta - step * vector)) / (2 * step))
     return torch.stack(columns, dim=1)
 
 
-def faster_mode(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> str:
-    """The faster of the two modes on this batch; one that an operator lacks is passed over.
+def faster_mode(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> HessianMode:
+    """The faster of the two exact modes on this batch, for narrow blocks and for wide ones.
 
-    Each is warmed up once and timed once: a factor of two is what is at stake, not percents.
+    Reverse mode is timed without its gradient, whose graph is kept. Each is timed once, a second time where that
+    is cheap: a factor of two is what is at stake, not percents. A mode that an operator lacks is passed over; where
+    both are lacking (a fused kernel, a custom function differentiable once) differences of gradients take over.
 
-    Raises RuntimeError with both causes when neither runs.
+    Raises RuntimeError with the causes when not even those run.
     """
     first = next(iter(parameters.values()))
     d = sum(parameter.numel() for parameter in parameters.values())
-    block = torch.ones(d, 1, dtype=first.dtype, device=first.device)
-    seconds: dict[str, float] = {}
+
+    def seconds(run: Callable[[torch.Tensor], object], width: int) -> float:
+        block = torch.ones(d, width, dtype=first.dtype, device=first.device)
+        for _ in range(2):
+            start = time.perf_counter()
+            run(block)
+            if first.device.type == "cuda":
+                torch.cuda.synchronize(first.device)
+            spent = time.perf_counter() - start
+            if spent > 0.1:
+                break
+        return spent / width
+
+    def forward(block: torch.Tensor) -> torch.Tensor:
+        return hessian_product(batch_sum, parameters, batch, block, FORWARD)
+
     failures: list[str] = []
-    for mode in MODES:
-        try:
-            with exact_attention():
-                for _ in range(2):
-                    start = time.perf_counter()
-                    hessian_product(batch_sum, parameters, batch, block, mode)
-                    if first.device.type == "cuda":
-                        torch.cuda.synchronize(first.device)
-                    seconds[mode] = time.perf_counter() - start
-        except (RuntimeError, NotImplementedError) as error:
-            seconds.pop(mode, None)
-            failures.append(f"{mode}: {str(error).splitlines()[0]}")
-    if not seconds:
-        raise RuntimeError(f"no Hessian product of this loss runs: {'; '.join(failures)}")
-    return min(seconds, key=lambda mode: seconds[mode])
+    narrow: dict[str, float] = {}
+    wide: dict[str, float] = {}
+    bytes_held = 0
+    try:
+        graph, bytes_held = _measured_graph(batch_sum, parameters, batch)
+        narrow[REVERSE] = seconds(graph.product, 1)
+        if narrow[REVERSE] < 0.02:
+            wide[REVERSE] = seconds(graph.product, _WIDE)
+        samples = graph.samples
+        del graph
+    except (RuntimeError, NotImplementedError) as error:
+        failures.append(f"{REVERSE}: {str(error).splitlines()[0]}")
+        samples = 1
+    try:
+        narrow[FORWARD] = seconds(forward, 1)
+        if narrow[FORWARD] < 0.02:
+            wide[FORWARD] = seconds(forward, _WIDE)
+    except (RuntimeError, NotImplementedError) as error:
+        narrow.pop(FORWARD, None)
+        failures.append(f"{FORWARD}: {str(error).splitlines()[0]}")
+    if not narrow:
+        return _only_differences(
+            batch_sum, parameters, batch, torch.ones(d, 1, dtype=first.dtype, device=first.device), failures
+        )
+    best = min(narrow, key=lambda mode: narrow[mode])
+    # where a column takes longer than 20 ms, the arithmetic decides and blocks change little
+    best_wide = min(wide, key=lambda mode: wide[mode]) if wide.keys() == narrow.keys() else best
+    return HessianMode(best, best_wide, bytes_held // samples, tuple(narrow.items()))
+
+
+def _measured_graph(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> tuple[GradientGraph, int]:
+    """The graph of a batch's gradient, and the bytes that it holds."""
+    held: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.layout == torch.strided:
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        graph = GradientGraph(batch_sum, parameters, batch)
+    return graph, sum(held.values())
+
+
+def _only_differences(
+    batch_sum: BatchSum, parameters: Parameters, batch: Batch, block: torch.Tensor, failures: list[str]
+) -> HessianMode:
+    try:
+        hessian_product(batch_sum, parameters, batch, block, DIFFERENCES)
+    except (RuntimeError, NotImplementedError) as error:
+        failures.append(f"{DIFFERENCES}: {str(error).splitlines()[0]}")
+        raise RuntimeError(f"no Hessian product of this loss runs: {'; '.join(failures)}") from error
+    return HessianMode(DIFFERENCES, DIFFERENCES, reason="; ".join(failures))

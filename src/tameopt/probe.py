@@ -13,9 +13,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tameopt.batches import Batch, doubled, rows, size_of
+from tameopt.batches import Batch, doubled, rows, size_of, tensors_of
 
 Reduction = Literal["mean", "sum", "none"]
+
+_PROBE_SAMPLES = 16  # our choice: enough to tell a mean from a sum, cheap for any model
 
 
 class NotDeterministicError(ValueError):
@@ -137,3 +139,24 @@ def check_reduction(evaluate: Callable[[Batch], torch.Tensor], batch: Batch, dec
                     "reduction='mean' do that): return one loss a sample (reduction='none')."
                 )
         return found
+
+
+def probe(
+    model: nn.Module, evaluate: Callable[[Batch], torch.Tensor], batch: Batch, declared: Reduction
+) -> Reduction:
+    """The reduction of a loss, after the checks that it runs and is deterministic, on a few samples of a batch.
+
+    Raises ValueError naming the shapes when it does not run; NotDeterministicError and ValueError as the checks do.
+    """
+    batch = rows(batch, slice(0, min(_PROBE_SAMPLES, size_of(batch))))
+    shapes = [tuple(tensor.shape) for tensor in tensors_of(batch)]
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            evaluate(batch)
+    except Exception as error:
+        raise ValueError(
+            f"the model and loss must run on the data, but a batch of shapes {shapes} raised "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    check_deterministic(model, evaluate, batch)
+    return check_reduction(evaluate, batch, declared)

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.func import functional_call, grad, vmap
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.func import functional_call
 
-from tameopt.batches import Batch, Batches, batches_of, rows, size_of, tensors_of
+from tameopt.batches import Batch, Batches, batches_of, rows, size_of
 from tameopt.evidence import Finding
-from tameopt.hessian_modes import exact_attention, faster_mode, hessian_product
+from tameopt.hessian_modes import HessianMode, HessianProducts, exact_attention, faster_mode
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.loss_module import BatchLoss, Function, Loss, structure_copy, unwrapped
-from tameopt.probe import Reduction, check_deterministic, check_reduction
-
-_PROBE_SAMPLES = 16  # our choice: enough to tell a mean from a sum, cheap for any model
+from tameopt.probe import Reduction, probe
+from tameopt.sample_gradients import gradients_of_samples
 
 
 class Problem:
@@ -108,14 +105,17 @@ class Problem:
         self._prefix = "" if self.is_function else "model."
         self._constants = self._cast_constants()
         self._fixed_buffers: dict[str, torch.Tensor] = {}
-        self._hessian_mode: str | None = None
+        self._hessian_mode: HessianMode | None = None
         if self.is_function:
             self.batches = Batches(1, 1, ())
             self.reduction: Reduction = "sum"
             return
         self.batches = batches_of(data, batch_size).to(self.dtype, self.device)
         self._check_batch_form(next(iter(self.batches)))
-        self.reduction = self._probe(structure, reduction)
+        parameters = self.unflatten(self.theta)
+        self.reduction = probe(
+            structure, lambda batch: self.batch_output(parameters, batch), next(iter(self.batches)), reduction
+        )
 
     @classmethod
     def from_function(
@@ -191,6 +191,17 @@ class Problem:
             start += size
         return parts
 
+    def at(self, theta: torch.Tensor | None) -> torch.Tensor:
+        """theta: (d,) in the problem's dtype and on its device, the model's own for None.
+
+        Raises ValueError when theta is not (d,).
+        """
+        if theta is None:
+            return self.theta
+        if theta.shape != (self.dim,):
+            raise ValueError(f"theta must have shape ({self.dim},), got {tuple(theta.shape)}.")
+        return theta.to(self.device, self.dtype)
+
     def load_buffers(self, buffers: Mapping[str, torch.Tensor]) -> Problem:
         """The same problem with these buffers (BatchNorm's running statistics of a recorded step, say) in place of
         the model's present ones, which are used otherwise."""
@@ -238,12 +249,13 @@ class Problem:
         return output.reshape(()) * size_of(batch)
 
     @property
-    def _scale(self) -> float:
+    def scale(self) -> float:
+        """What the sum of all l_i is multiplied by to give F: 1/n, or 1 for reduction "sum"."""
         return 1.0 if self.reduction == "sum" else 1.0 / self.n
 
     def __call__(self, theta: torch.Tensor) -> torch.Tensor:
         """F(theta), differentiable in theta any number of times by autograd and torch.func; scalar tensor."""
-        with self._exact_attention():
+        with exact_attention():
             return self._full_value(theta)
 
     def _full_value(self, theta: torch.Tensor) -> torch.Tensor:
@@ -251,12 +263,12 @@ class Problem:
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         for batch in self.batches:
             total = total + self._batch_sum(parameters, batch)
-        return total * self._scale
+        return total * self.scale
 
     def value(self, theta: torch.Tensor | None = None) -> torch.Tensor:
         """F(theta), an exact full-data sum weighted by batch size; scalar tensor. One value pass."""
         with torch.no_grad():
-            return self._full_value(self._at(theta))
+            return self._full_value(self.at(theta))
 
     def gradient(self, theta: torch.Tensor | None = None) -> torch.Tensor:
         """(d,) grad F(theta) over all samples, as autodiff returns it. One gradient."""
@@ -264,17 +276,17 @@ class Problem:
 
     def value_and_gradient(self, theta: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """F(theta) and (d,) grad F(theta). One gradient."""
-        at = self._at(theta)
+        at = self.at(theta)
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         gradient = torch.zeros_like(at)
         for batch in self.batches:
             value, part = self._batch_gradient(at, batch)
             total, gradient = total + value, gradient + part
-        return total * self._scale, gradient * self._scale
+        return total * self.scale, gradient * self.scale
 
     def batch_gradient(self, theta: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The value and gradient of the mean loss over one batch (the sum for reduction "sum")."""
-        value, gradient = self._batch_gradient(self._at(theta), batch)
+        value, gradient = self._batch_gradient(self.at(theta), batch)
         scale = 1.0 if self.reduction == "sum" else 1.0 / size_of(batch)
         return value * scale, gradient * scale
 
@@ -294,34 +306,17 @@ class Problem:
         """
         if self.is_function:
             raise ValueError("a plain function has no samples: build a Problem from a model, a loss and data.")
-        at = self._at(theta)
+        at = self.at(theta)
         if indices is None:
             indices = torch.arange(self.n)
         batch = self.batches.pick(indices)
-
-        leaves, form = tree_flatten(batch)
-        axes = [0 if isinstance(leaf, torch.Tensor) and leaf.ndim else None for leaf in leaves]
-
-        def sample_loss(parameters: dict[str, torch.Tensor], sample: list[Any]) -> torch.Tensor:
-            one = [leaf if axis is None else leaf[None] for leaf, axis in zip(sample, axes, strict=True)]
-            return self._batch_sum(parameters, tree_unflatten(one, form))
-
-        parameters = self.unflatten(at)
-        with self._exact_attention():
-            try:
-                parts = vmap(grad(sample_loss), in_dims=(None, axes))(parameters, leaves)
-            except (RuntimeError, NotImplementedError):
-                # an operator without a batching rule, or data-dependent control flow: one sample at a time
-                return torch.stack(
-                    [self._batch_gradient(at, rows(batch, slice(i, i + 1)))[1] for i in range(size_of(batch))]
-                )
-        return torch.cat([parts[key].reshape(size_of(batch), -1) for key in self.shapes], dim=1)
+        return gradients_of_samples(self._batch_sum, self.unflatten(at), batch)
 
     def sample_losses(self, theta: torch.Tensor | None = None) -> torch.Tensor:
         """(n,) l_i(theta) in the data's order. One value pass."""
         if self.is_function:
             return self.value(theta)[None]
-        parameters = self.unflatten(self._at(theta))
+        parameters = self.unflatten(self.at(theta))
         losses = []
         with torch.no_grad():
             for batch in self.batches:
@@ -338,61 +333,61 @@ class Problem:
 
         Raises ValueError when the problem was given as forward(model, batch) or a plain function.
         """
-        self._require_outputs()
-        parameters = self.unflatten(self._at(theta))
+        self.require_outputs()
+        parameters = self.unflatten(self.at(theta))
         with torch.no_grad():
             return torch.cat([self.batch_output(parameters, batch, True) for batch in self.batches])
 
     def targets(self) -> torch.Tensor:
         """The targets of all samples, concatenated along dimension 0 (ValueError as in `outputs`)."""
-        self._require_outputs()
+        self.require_outputs()
         return torch.cat([batch[-1] for batch in self.batches])
 
-    def hessian_product(self, theta: torch.Tensor | None, block: torch.Tensor) -> torch.Tensor:
-        """(d, m) grad^2 F(theta) V for V: (d, m); m Hessian-vector products.
-
-        Forward-over-reverse or reverse-over-reverse, whichever was faster on the first batch at the first
-        call; attention runs on the math backend, the only one with second derivatives.
-        """
-        at = self._at(theta)
-        if self._hessian_mode is None:
-            self._hessian_mode = faster_mode(self._batch_sum, self.unflatten(at), next(iter(self.batches)))
-        total = torch.zeros_like(block)
-        with self._exact_attention():
-            for batch in self.batches:
-                total = total + hessian_product(self._batch_sum, self.unflatten(at), batch, block, self._hessian_mode)
-        return total * self._scale
-
-    def hessian(self, theta: torch.Tensor | None = None) -> SymmetricOperator:
-        """grad^2 F(theta) as an operator; nothing is computed until it is applied."""
-        at = self._at(theta).clone()
-        return SymmetricOperator(
-            self.dim,
-            lambda block: self.hessian_product(at, block),
-            self.dtype,
-            self.device,
-            f"Hessian of {self.name}",
-        )
-
-    # -- within --------------------------------------------------------------------------------------------
-
-    def _at(self, theta: torch.Tensor | None) -> torch.Tensor:
-        if theta is None:
-            return self.theta
-        if theta.shape != (self.dim,):
-            raise ValueError(f"theta must have shape ({self.dim},), got {tuple(theta.shape)}.")
-        return theta.to(self.device, self.dtype)
-
-    def _require_outputs(self) -> None:
+    def require_outputs(self) -> None:
+        """Raises ValueError when network and loss are not given apart."""
         if self.is_function or self.forward is not None:
             raise ValueError(
                 "outputs need a problem given as model, loss(output, target) and (input, target) batches; "
                 f"{self.name} was given as {'a plain function' if self.is_function else 'forward(model, batch)'}."
             )
 
-    @staticmethod
-    def _exact_attention() -> AbstractContextManager[None]:
-        return exact_attention()
+    def hessian_product(self, theta: torch.Tensor | None, block: torch.Tensor) -> torch.Tensor:
+        """(d, m) grad^2 F(theta) V for V: (d, m); m Hessian-vector products.
+
+        Forward-over-reverse or reverse-over-reverse, whichever was faster on the first batch at the first
+        call; attention runs on the math backend, the only one with second derivatives. Where an operator has none
+        at all, differences of gradients (`hessian_mode` says so). `hessian` is faster for many products at one theta.
+        """
+        return self._hessian_products(self.at(theta), keep=False)(block) * self.scale
+
+    def hessian(self, theta: torch.Tensor | None = None) -> SymmetricOperator:
+        """grad^2 F(theta) as an operator; nothing is computed until it is applied.
+
+        It keeps the graph of the gradient while it lives, as far as 2 GiB reach past the first batch, so that
+        repeated products cost a third less or better.
+        """
+        at = self.at(theta).clone()
+        products: list[HessianProducts] = []
+
+        def product(block: torch.Tensor) -> torch.Tensor:
+            if not products:
+                products.append(self._hessian_products(at, keep=True))
+            return products[0](block) * self.scale
+
+        return SymmetricOperator(self.dim, product, self.dtype, self.device, f"Hessian of {self.name}")
+
+    def hessian_mode(self) -> HessianMode:
+        """How Hessian products are computed here; timed on the first batch when first asked."""
+        if self._hessian_mode is None:
+            self._hessian_mode = faster_mode(self._batch_sum, self.unflatten(self.theta), next(iter(self.batches)))
+        return self._hessian_mode
+
+    def _hessian_products(self, at: torch.Tensor, keep: bool) -> HessianProducts:
+        if self._hessian_mode is None:
+            self._hessian_mode = faster_mode(self._batch_sum, self.unflatten(at), next(iter(self.batches)))
+        return HessianProducts(self._batch_sum, self.unflatten(at), self.batches, self._hessian_mode, keep)
+
+    # -- within --------------------------------------------------------------------------------------------
 
     def _check_batch_form(self, batch: Batch) -> None:
         if self.forward is not None:
@@ -403,26 +398,6 @@ class Problem:
                 f"a batch must be (*inputs, target), got {type(batch).__name__}{keys}: pass "
                 "forward=lambda model, batch: loss for any other form."
             )
-
-    def _probe(self, structure: nn.Module, declared: Reduction) -> Reduction:
-        batch = next(iter(self.batches))
-        batch = rows(batch, slice(0, min(_PROBE_SAMPLES, size_of(batch))))
-        parameters = self.unflatten(self.theta)
-
-        def evaluate(samples: Batch) -> torch.Tensor:
-            return self.batch_output(parameters, samples)
-
-        shapes = [tuple(tensor.shape) for tensor in tensors_of(batch)]
-        try:
-            with torch.random.fork_rng(), torch.no_grad():
-                evaluate(batch)
-        except Exception as error:
-            raise ValueError(
-                f"the model and loss must run on the data, but a batch of shapes {shapes} raised "
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            ) from error
-        check_deterministic(structure, evaluate, batch)
-        return check_reduction(evaluate, batch, declared)
 
     def sample_batches(
         self, batch_size: int, generator: torch.Generator, replacement: bool = True

@@ -16,6 +16,7 @@ LAYERS = (
     {"claims"},
     {"evidence", "picture", "batches", "probe", "linear_operator", "extras", "catalogue"},
     {"loss_module", "hessian_modes"},
+    {"sample_gradients"},
     {"problem", "run"},
     {"analysis"},
     {"optim", "structure", "curvature", "problems"},

@@ -111,7 +111,7 @@ def test_a_nan_product_is_a_diagnosis_and_keeps_what_was_found():
         return torch.arange(100.0, dtype=torch.float64)[:, None] * block * (float("nan") if len(calls) > 3 else 1)
 
     broken = SymmetricOperator(100, product, torch.float64, torch.device("cpu"), "broken")
-    pairs = ritz_pairs(broken, 1, tolerance=1e-14)
+    pairs = ritz_pairs(broken, 1, tolerance=1e-14, block_size=4)
     assert pairs.failure == "a product of broken is not finite"
     assert pairs.all_ritz.numel() == 12
 

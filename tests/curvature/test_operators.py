@@ -53,7 +53,7 @@ def test_gauss_newton_of_a_network_against_its_jacobians(loss, target, reduction
 
     H = torch.func.hessian(total)(outputs(theta)).reshape(22, 22)
     flat = J.reshape(22, -1)
-    expected = flat.T @ H @ flat * problem._scale
+    expected = flat.T @ H @ flat * problem.scale
     found = tame.curvature.gauss_newton(problem)
     assert torch.allclose(found.dense(), expected, atol=1e-12)
     assert torch.linalg.eigvalsh(found.dense()).min() > -1e-12

@@ -100,7 +100,7 @@ def spectrum(
     which: Which = "both",
     tolerance: float | None = None,
     dense_below: int = DENSE_BELOW,
-    block_size: int = 4,
+    block_size: int = 2,
     max_basis: int | None = None,
     max_products: int | None = None,
     start: torch.Tensor | None = None,

@@ -85,7 +85,7 @@ def ritz_pairs(
     *,
     which: Which = "both",
     tolerance: float | None = None,
-    block_size: int = 4,
+    block_size: int = 2,
     max_basis: int | None = None,
     max_products: int | None = None,
     start: torch.Tensor | None = None,
@@ -115,11 +115,11 @@ def ritz_pairs(
     if tolerance is None:
         tolerance = 1e-6 if operator.dtype == torch.float64 else 1e-4
     generator = generator or torch.Generator().manual_seed(0)
-    iteration = _Iteration(operator, k, which, tolerance, generator)
-    block = iteration.first_block(block_size, start)
+    width = min(block_size, operator.dim)
+    block = _first_block(operator, width, start, generator)
     capacity = _capacity(operator, k, which, block.shape[1], max_basis)
     limit = max_products if max_products is not None else 10 * capacity
-    return iteration.run(block, capacity, limit, notify)
+    return _Iteration(operator, k, which, tolerance, generator, capacity).run(block, limit, notify)
 
 
 def _check(
@@ -158,11 +158,36 @@ def _capacity(operator: SymmetricOperator, k: int, which: Which, width: int, max
     return min(max(max_basis, least), operator.dim)
 
 
+def _random(operator: SymmetricOperator, columns: int, generator: torch.Generator) -> torch.Tensor:
+    # drawn on the CPU in float64, so that a seed means the same vectors on every device and dtype
+    drawn = torch.randn(operator.dim, columns, generator=generator, dtype=torch.float64)
+    return drawn.to(operator.device, operator.dtype)
+
+
+def _first_block(
+    operator: SymmetricOperator, width: int, start: torch.Tensor | None, generator: torch.Generator
+) -> torch.Tensor:
+    if start is None:
+        return torch.linalg.qr(_random(operator, width, generator))[0]
+    warm = start.to(operator.device, operator.dtype)[:, : max(operator.dim - 1, 1)]
+    fresh = _random(operator, max(width - warm.shape[1], 1), generator)
+    return torch.linalg.qr(torch.cat([warm, fresh], dim=1)[:, : operator.dim])[0]
+
+
 class _Iteration:
-    """The state of one run: the basis V, its products W = A V and their projection T = V^T W, as computed."""
+    """The state of one run: the basis V, its products W = A V and their projection T = V^T W, as computed.
+
+    V and W are rows of buffers of the final size: growing them would copy all of them at every step.
+    """
 
     def __init__(
-        self, operator: SymmetricOperator, k: int, which: Which, tolerance: float, generator: torch.Generator
+        self,
+        operator: SymmetricOperator,
+        k: int,
+        which: Which,
+        tolerance: float,
+        generator: torch.Generator,
+        capacity: int,
     ) -> None:
         self.operator = operator
         self.k = k
@@ -174,23 +199,20 @@ class _Iteration:
         self.restarts = 0
         self.degree_before_restart = 0
         self.scale = torch.finfo(operator.dtype).tiny
-        self.basis = torch.empty(operator.dim, 0, dtype=operator.dtype, device=operator.device)
-        self.images = self.basis
+        self.size = 0
+        self._basis = torch.empty(capacity, operator.dim, dtype=operator.dtype, device=operator.device)
+        self._images = torch.empty_like(self._basis)
         self.projected = torch.empty(0, 0, dtype=torch.float64)
 
-    def random(self, columns: int) -> torch.Tensor:
-        # drawn on the CPU in float64, so that a seed means the same vectors on every device and dtype
-        drawn = torch.randn(self.operator.dim, columns, generator=self.generator, dtype=torch.float64)
-        return drawn.to(self.operator.device, self.operator.dtype)
+    @property
+    def basis(self) -> torch.Tensor:
+        """(d, m) V."""
+        return self._basis[: self.size].T
 
-    def first_block(self, block_size: int, start: torch.Tensor | None) -> torch.Tensor:
-        dim = self.operator.dim
-        width = min(block_size, dim)
-        if start is None:
-            return torch.linalg.qr(self.random(width))[0]
-        warm = start.to(self.operator.device, self.operator.dtype)[:, : max(dim - 1, 1)]
-        fresh = self.random(max(width - warm.shape[1], 1))
-        return torch.linalg.qr(torch.cat([warm, fresh], dim=1)[:, :dim])[0]
+    @property
+    def images(self) -> torch.Tensor:
+        """(d, m) W = A V."""
+        return self._images[: self.size].T
 
     def wanted(self, m: int, k: int) -> list[int]:
         """Positions of the wanted values among m ascending ones."""
@@ -198,42 +220,56 @@ class _Iteration:
         high = range(max(m - k, 0), m) if self.which in ("both", "largest") else range(0)
         return sorted({*low, *high})
 
-    def run(self, block: torch.Tensor, capacity: int, limit: int, notify: Callable[[str], None]) -> RitzPairs:
-        dim, name = self.operator.dim, self.operator.name
-        next_check = 2
+    def run(self, block: torch.Tensor, limit: int, notify: Callable[[str], None]) -> RitzPairs:
+        dim, name, capacity, width = self.operator.dim, self.operator.name, self._basis.shape[0], block.shape[1]
+        enough = min(len(self.wanted(dim, self.k)), capacity)
         while True:
             image = self.operator.product(block)
             self.products += block.shape[1]
             if not bool(torch.isfinite(image).all()):
                 return self._result(f"a product of {name} is not finite")
             rest = self.expand(block, image)
-            full = self.basis.shape[1] >= dim
-            crowded = self.basis.shape[1] + block.shape[1] > capacity
-            spent = self.products + block.shape[1] > limit
-            if full or crowded or spent or self.degree >= next_check:
-                next_check = self.degree + max(2, self.degree // 5)
+            first, triangle = torch.linalg.qr(rest)
+            full = self.size >= dim
+            crowded = self.size + width > capacity
+            spent = self.products + width > limit
+            if full or spent or (self.size >= enough and self.seems_converged(triangle, block.shape[1])):
                 pairs = self.rayleigh_ritz()
                 converged = bool(pairs.converged.all())
                 notify(f"{name}: {self.products} products, {int(pairs.converged.sum())} pairs converged")
-                if full or (converged and pairs.values.numel() >= len(self.wanted(dim, self.k))):
+                if full or (converged and pairs.values.numel() >= enough):
                     return pairs
                 if spent:
                     return self._result(
                         f"{int((~pairs.converged).sum())} of {pairs.values.numel()} pairs did not converge in "
                         f"{self.products} products"
                     )
-                if crowded:
-                    self.restart(capacity, block.shape[1])
-            block = self.orthonormalised(rest, block.shape[1])
+            block = self.orthonormalised(first, triangle, min(width, dim - self.size))
+            if crowded:
+                self.restart(capacity, width)
+
+    def seems_converged(self, triangle: torch.Tensor, width: int) -> bool:
+        """Whether the recurrence says so: norm(R E^T s) for each wanted Ritz vector V s. Costs no d-vectors.
+
+        What it says is confirmed from the products by `rayleigh_ritz`; it is asked for at every step while that is
+        cheap, since a step too many is `width` products too many.
+        """
+        if self.size > 100 and self.degree % 2:
+            return False
+        values, small = torch.linalg.eigh((self.projected + self.projected.T) / 2)
+        chosen = small[-width:, self.wanted(values.numel(), self.k)]
+        residuals = (triangle.double().cpu() @ chosen).norm(dim=0)
+        return bool((residuals <= self.tolerance * float(values.abs().max())).all())
 
     def expand(self, block: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Take a block and its image in; return what of the image lies outside the span of V."""
-        old = self.basis.shape[1]
-        self.basis = torch.cat([self.basis, block], dim=1)
+        old, new = self.size, self.size + block.shape[1]
         rows = block.T @ self.images
-        self.images = torch.cat([self.images, image], dim=1)
+        self._basis[old:new] = block.T
+        self._images[old:new] = image.T
+        self.size = new
         columns = self.basis.T @ image
-        grown = torch.empty(old + block.shape[1], old + block.shape[1], dtype=torch.float64)
+        grown = torch.empty(new, new, dtype=torch.float64)
         grown[:old, :old] = self.projected
         grown[old:, :old] = rows.double().cpu()
         grown[:, old:] = columns.double().cpu()
@@ -244,23 +280,21 @@ class _Iteration:
         self.scale = max(self.scale, float(image.norm(dim=0).max()))
         return image - self.basis @ columns
 
-    def orthonormalised(self, rest: torch.Tensor, width: int) -> torch.Tensor:
-        """The next block: orthonormal, orthogonal to V, its span holding what is new in `rest`.
+    def orthonormalised(self, first: torch.Tensor, triangle: torch.Tensor, width: int) -> torch.Tensor:
+        """The next block: orthonormal, orthogonal to V, its span holding what is new in first @ triangle.
 
         Directions in which nothing new is left are replaced by random ones: the subspace is invariant there, and
         only a fresh vector can find what it misses, multiplicities above all. "Nothing" is relative to the
         operator's size; an absolute threshold would stop early on flat landscapes and late on steep ones.
         """
-        room = self.operator.dim - self.basis.shape[1]
         eps = torch.finfo(self.operator.dtype).eps
-        first, triangle = torch.linalg.qr(rest)
         # the rank that plain QR does not reveal; the SVD of a triangle of `width` columns costs nothing
         left, sizes, _ = torch.linalg.svd(triangle)
         block = (first @ left)[:, : sizes.numel()][:, sizes > 100 * eps * self.scale]
         missing = width - block.shape[1]
         if missing > 0:
-            block = torch.cat([block, self.random(missing)], dim=1)
-        block = block[:, :room]
+            block = torch.cat([block, _random(self.operator, missing, self.generator)], dim=1)
+        block = block[:, :width]
         for _ in range(2):
             block = torch.linalg.qr(block - self.basis @ (self.basis.T @ block))[0]
         return block
@@ -282,14 +316,14 @@ class _Iteration:
             converged=residuals <= max(self.tolerance * norm, noise),
             all_ritz=values,
             noise=noise,
-            complete=self.basis.shape[1] >= self.operator.dim,
+            complete=self.size >= self.operator.dim,
             degree=self.degree_before_restart,
             products=self.products,
             dim=self.operator.dim,
         )
 
     def _result(self, failure: str) -> RitzPairs:
-        if self.basis.shape[1] == 0:
+        if self.size == 0:
             none = torch.zeros(0, dtype=torch.float64)
             return RitzPairs(
                 none,
@@ -313,7 +347,9 @@ class _Iteration:
         ends = 2 if self.which == "both" else 1
         chosen = self.wanted(values.numel(), self.k + max(spare // (2 * ends), 0))[: capacity - width]
         rotation = small[:, chosen]
-        self.basis = self.basis @ rotation.to(self.basis)
-        self.images = self.images @ rotation.to(self.images)
+        kept = rotation.to(self.basis).T
+        self._basis[: kept.shape[0]] = kept @ self._basis[: self.size]
+        self._images[: kept.shape[0]] = kept @ self._images[: self.size]
+        self.size = kept.shape[0]
         self.projected = rotation.T @ self.projected @ rotation
         self.restarts += 1

@@ -13,6 +13,7 @@ import torch
 from torch.func import grad, jvp, vjp, vmap
 
 from tameopt.batches import Batch, size_of
+from tameopt.hessian_modes import exact_attention
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.problem import Problem
 
@@ -50,8 +51,8 @@ def gauss_newton(problem: Problem, theta: torch.Tensor | None = None) -> Symmetr
 
     Raises ValueError when the problem has no outputs and loss apart (a plain function, or `forward`).
     """
-    problem._require_outputs()
-    at = problem._at(theta).clone()
+    problem.require_outputs()
+    at = problem.at(theta).clone()
     parameters = problem.unflatten(at)
 
     def batch_product(batch: Batch, block: torch.Tensor) -> torch.Tensor:
@@ -77,10 +78,10 @@ def gauss_newton(problem: Problem, theta: torch.Tensor | None = None) -> Symmetr
 
     def product(block: torch.Tensor) -> torch.Tensor:
         total = torch.zeros_like(block)
-        with problem._exact_attention():
+        with exact_attention():
             for batch in problem.batches:
                 total = total + batch_product(batch, block)
-        return total * problem._scale
+        return total * problem.scale
 
     return SymmetricOperator(problem.dim, product, problem.dtype, problem.device, f"Gauss-Newton of {problem.name}")
 
@@ -98,7 +99,7 @@ def gradient_covariance(
     """
     if problem.is_function:
         raise ValueError("a plain function has no samples: build a Problem from a model, a loss and data.")
-    at = problem._at(theta).clone()
+    at = problem.at(theta).clone()
     # l_i is the sample's own loss whatever the reduction: "mean" and "sum" problems share one covariance
     bytes_needed = problem.n * problem.dim * torch.finfo(problem.dtype).bits // 8
     held = problem.sample_gradients(at) if bytes_needed <= _HELD_BYTES else None

@@ -63,7 +63,7 @@ def lipschitz(
     steps: Sequence[int] | None = None,
     tolerance: float = 1e-3,
     dense_below: int = 50,
-    block_size: int = 4,
+    block_size: int = 2,
     max_products: int = 200,
     generator: torch.Generator | None = None,
     notify: Callable[[str], None] = lambda message: None,

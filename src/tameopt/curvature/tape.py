@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tameopt.curvature.tape_operators import OPERATORS, NotOnTapeError, Tape, Writer, array_of
+from tameopt.hessian_modes import exact_attention
 from tameopt.problem import Problem
 
 __all__ = ["NotOnTapeError", "Tape", "evaluate", "tape_of"]
@@ -86,7 +87,7 @@ def tape_of(problem: Problem, theta: torch.Tensor | None = None) -> Tape:
     recorder = _Recorder(writer)
     flat = at.detach().clone()
     recorder.track(flat, np.array([writer.put("var", i) for i in range(problem.dim)], dtype=object))
-    with torch.no_grad(), problem._exact_attention(), recorder:
+    with torch.no_grad(), exact_attention(), recorder:
         output = problem(flat)
     if id(output) not in recorder._arrays:
         raise NotOnTapeError("F does not depend on theta by torch's operators.")
