@@ -1,135 +1,124 @@
-"""`kl.fit(run)`: does the loss decay linearly, like a power, sit at its noise floor, or can't one tell?"""
+"""`kl.fit(run)`: how fast does the loss approach its limit: linearly, like a power, not at all, or can't one tell?"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
-from tameopt.kl.bootstrap import Replicates, block_length, bootstrap_decay
-from tameopt.kl.decay_models import SHAPES, Decay, fit_decay
+from tameopt.kl.decay_law import F_STAR, LOG_B, S, DecayLaw, fit_law, held
+from tameopt.kl.pieces import Piece, pieces
+from tameopt.kl.profile import constant, interval, standard_error, time_to, worth
 from tameopt.kl.series import FULL_LOSS, LossSeries, loss_series
 from tameopt.kl.trend import Trend, student_quantile, trend
 from tameopt.run import Run
 
-Regime = Literal["linear", "sublinear", "noise floor", "at rest", "undecided"]
+Regime = Literal["linear", "sublinear", "converging", "noise floor", "at rest", "undecided"]
 Interval = tuple[float, float]
-_FEWEST = 12  # our choice: two models with up to four parameters need three points each at least
-_NO_INTERVAL: Interval = (float("nan"), float("nan"))
+FEWEST = 12  # our choice: the law has four parameters, its noise two, and each needs two points at least
+_NO_INTERVAL: Interval = (math.nan, math.nan)
+# No analytic F has an exponent strictly between 1/2 and 2/3: where the multiplicity is at least 3 it is at least 2/3;
+# where it is 2, the splitting lemma leaves either a nondegenerate part alone (1/2) or one of multiplicity at least 3.
+_GAP = 1 / 3  # s = 2 theta - 1 at theta = 2/3
 
 
 @dataclass(frozen=True)
 class Fit:
     """How F(theta_k) approaches its limit value, as far as one run shows it.
 
-    regime: "linear" (F - F* ~ q^k), "sublinear" (~ k^-p), "noise floor" (no trend left, fluctuations remain),
-        "at rest" (no change beyond rounding), or "undecided", with the reason.
+    regime: "linear" (F - F* ~ q^k), "sublinear" (~ k^-p), "converging" (the limit value is placed, the rate is not),
+        "noise floor" (no trend left, fluctuations remain), "at rest" (no change beyond rounding), or "undecided",
+        with the reason.
     first, last: the recorded steps that the fit used.
-    F_star, excess: limit value and F - F* at the last step; factor: q a step (a unit of the clock, when the step
-        size varies); power: p; each with its 95% block-bootstrap interval (NaN where the regime has none).
-    theta: the KL exponent that the decay corresponds to for gradient descent: 1/2 when linear, (1+p)/(2p) when
-        sublinear, with its interval.
-    preference: log likelihood of "linear" above "sublinear" in standard errors (Vuong's statistic).
-    series: what was fitted; curve: (m,) the fitted values on its tail.
+    F_star, excess: limit value and F - F* at the last step; theta: the exponent for which the law is the gradient
+        flow's, (F - F*)' = -c^2 (F - F*)^(2 theta), in the series' clock, with its c; factor: q a step (a unit of the
+        clock, when the step size varies) when linear; power: p = 1/(2 theta - 1) when sublinear; each with its 95%
+        profile-likelihood interval (NaN where the regime has none).
+    pieces: what the record shows before the fitted tail, and the tail.
+    series: what was fitted; law: the fitted curve with its noise.
     """
 
     regime: Regime
     reason: str
     first: int
     last: int
-    F_star: float = float("nan")
+    F_star: float = math.nan
     F_star_interval: Interval = _NO_INTERVAL
-    excess: float = float("nan")
-    factor: float = float("nan")
+    excess: float = math.nan
+    factor: float = math.nan
     factor_interval: Interval = _NO_INTERVAL
-    power: float = float("nan")
+    power: float = math.nan
     power_interval: Interval = _NO_INTERVAL
-    theta: float = float("nan")
+    theta: float = math.nan
     theta_interval: Interval = _NO_INTERVAL
-    preference: float = float("nan")
+    c: float = math.nan
+    c_interval: Interval = _NO_INTERVAL
     points: int = 0
+    pieces: tuple[Piece, ...] = ()
     seed: int = 0
     trend: Trend | None = None
     series: LossSeries | None = field(default=None, repr=False)
-    decay: Decay | None = field(default=None, repr=False)
-    replicates: Replicates | None = field(default=None, repr=False)
+    law: DecayLaw | None = field(default=None, repr=False)
+
+    @property
+    def _held(self) -> tuple[int, ...]:
+        return (S,) if self.regime == "linear" else ()
 
     def steps_to(self, target: float) -> tuple[float, Interval]:
         """Steps after the last recorded one until F <= target, and the 95% interval; inf when F* is above it.
 
         Raises ValueError when the regime has no curve to extend.
         """
-        if self.regime not in ("linear", "sublinear") or self.decay is None or self.replicates is None:
+        if self.regime not in ("linear", "sublinear") or self.law is None or self.series is None:
             raise ValueError(
                 f"steps to a target need a linear or sublinear fit, this run's is {self.regime!r}: {self.reason}."
             )
-        assert self.series is not None
         tail = self.series.tail(self.series.size - self.points)
         span = float(tail.clock[-1] - tail.clock[0])
         # steps a unit of the clock, from the last recorded pair: 1 when the clock counts steps
         rate = float((tail.steps[-1] - tail.steps[-2]) / (tail.clock[-1] - tail.clock[-2]))
-        decay, draws = self.decay, self.replicates
-        here = _time_to(
-            decay.kind, np.array([decay.F_star]), np.array([decay.amplitude]), decay.parameters[None], target
-        )
-        spread = _time_to(decay.kind, draws.F_star, draws.amplitude, draws.shape, target)
-        ahead = np.maximum((np.concatenate([here, spread]) - 1.0) * span * rate, 0.0)
-        low, high = np.quantile(ahead[1:], [0.025, 0.975], method="inverted_cdf")
-        return float(ahead[0]), (float(low), float(high))
+        here, ends = time_to(self.law, target, self._held)
+        ahead = [max((time - 1.0) * span * rate, 0.0) for time in (here, *ends)]
+        return ahead[0], (ahead[1], ahead[2])
 
     def predict(self, clock: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(m,) the fitted curve and the ends of its pointwise 95% band at clock times (m,).
+        """(m,) the fitted curve and the ends of its pointwise 95% band (by the delta method) at clock times (m,).
 
         Raises ValueError when the regime has no curve.
         """
-        if self.decay is None or self.replicates is None or self.series is None:
+        if self.law is None or self.series is None:
             raise ValueError(f"only a linear or sublinear fit has a curve, this run's is {self.regime!r}.")
         tail = self.series.tail(self.series.size - self.points)
         t = (np.asarray(clock, dtype=np.float64) - tail.clock[0]) / float(tail.clock[-1] - tail.clock[0])
-        shape = SHAPES[self.decay.kind]
-        draws = self.replicates
-        curves = draws.F_star[:, None] + draws.amplitude[:, None] * shape(draws.shape, t)
-        low, high = np.quantile(curves, [0.025, 0.975], axis=0)
-        return self.decay.F_star + self.decay.amplitude * shape(self.decay.parameters, t), low, high
+        curve = self.law.curve(t)
+        half = student_quantile(round(worth(self.law))) * standard_error(self.law, t, self._held)
+        return curve, curve - half, curve + half
 
 
-def _time_to(kind: str, F_star: np.ndarray, amplitude: np.ndarray, shape: np.ndarray, target: float) -> np.ndarray:
-    """When F* + A s(t) = target, in spans of the fitted window; inf when it never is."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratio = (target - F_star) / amplitude
-        if kind == "linear":
-            time = -np.log(ratio) / np.exp(shape[:, 0])
-        else:
-            time = np.exp(shape[:, 1]) * (ratio ** (-np.exp(-shape[:, 0])) - 1.0)
-    return np.where(ratio > 0, time, np.inf)
-
-
-def fit(
-    run: Run | LossSeries, *, lower: float | None = None, seed: int = 0, replicates: int = 400, name: str = FULL_LOSS
-) -> Fit:
+def fit(run: Run | LossSeries, *, lower: float | None = None, seed: int = 0, name: str = FULL_LOSS) -> Fit:
     """Fit how the loss of a run approaches its limit value.
 
-    The longest tail is used on which a decay leaves no systematic misfit. Linear and sublinear decays are fitted
-    with their noise by pseudo-likelihood (F* profiled), and compared by Vuong's test; a run with fluctuations is
-    first asked whether it still has a trend at all. Nothing is extrapolated from an undecided run.
+    The longest tail is used on which the decay of a KL function leaves no systematic misfit; its exponent, constant
+    and limit value are fitted with the noise by maximum likelihood, and their intervals are profiled. A run with
+    fluctuations is first asked whether it still has a trend at all. Nothing is extrapolated from an undecided run.
 
-    run: a recorded run, or a LossSeries. lower: a known lower bound of F (0 for least squares). seed, replicates:
-    of the bootstrap. Cost: no gradients; about 0.5 s for 200 recorded points.
+    run: a recorded run, or a LossSeries. lower: a known lower bound of F (0 for least squares). seed: recorded with
+    the result; the fit draws nothing. Cost: no gradients; about 0.2 s for 100 recorded points.
 
     Raises ValueError when the run has no finite loss series of that name.
     """
     series = run if isinstance(run, LossSeries) else loss_series(run, name)
-    m = series.size
-    if m < _FEWEST:
-        reason = f"the loss was recorded {m} times, a fit needs {_FEWEST}"
+    if series.size < FEWEST:
+        reason = f"the loss was recorded {series.size} times, a fit needs {FEWEST}"
         return replace(_blank(series, 0, seed), reason=reason)
-    settled = _settled(series, seed)
-    if settled is not None:
-        return settled
-    generator = np.random.default_rng(seed)
-    start, decays = _choose_tail(series, lower)
-    return _decide(series, start, decays, lower, generator, replicates, seed)
+    found = _settled(series, seed)
+    if found is None:
+        start, law = _choose_tail(series, lower)
+        found = _decide(series, start, law, lower, seed)
+    kind = found.regime if found.regime != "undecided" else "falling"
+    return replace(found, pieces=pieces(series, series.size - found.points, found.law, kind))
 
 
 def _blank(series: LossSeries, start: int, seed: int) -> Fit:
@@ -171,144 +160,127 @@ def _settled(series: LossSeries, seed: int) -> Fit | None:
     return None
 
 
-def _misfit(decay: Decay) -> float:
-    """How far the residuals are from unstructured: their lag-1 autocorrelation."""
-    r = decay.residuals - decay.residuals.mean()
-    power = float(r @ r)
-    return float(r[:-1] @ r[1:]) / power if power > 0 else 0.0
-
-
-def _choose_tail(series: LossSeries, lower: float | None) -> tuple[int, dict[str, Decay | None]]:
-    """The longest tail on which one of the decays leaves unstructured or negligible residuals, else the last half."""
+def _choose_tail(series: LossSeries, lower: float | None) -> tuple[int, DecayLaw | None]:
+    """The longest tail on which the law leaves unstructured or negligible residuals, else the best one."""
     m = series.size
-    starts = sorted({int(m * share) for share in (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.7)})
-    best: tuple[float, int, dict[str, Decay | None]] | None = None
-    for start in starts:
-        if m - start < _FEWEST:
+    best: tuple[float, int, DecayLaw] | None = None
+    for start in sorted({int(m * share) for share in (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.7)}):
+        if m - start < FEWEST:
             break
         tail = series.tail(start)
-        decays: dict[str, Decay | None] = {
-            kind: fit_decay(kind, tail.clock, tail.values, lower) for kind in ("linear", "sublinear")
-        }
-        fitted = [decay for decay in decays.values() if decay is not None]
-        if not fitted:
+        law = fit_law(tail.clock, tail.values, lower)
+        if law is None:
             continue
-        likely = max(fitted, key=lambda decay: float(decay.loglik.sum()))
-        relative = np.abs(tail.values - likely.fitted) / np.maximum(likely.fitted - likely.F_star, 1e-300)
-        size = float(np.median(relative))
+        size = float(np.median(np.abs(tail.values - law.fitted) / np.maximum(law.fitted - law.F_star, 1e-300)))
         # noise may well be correlated; a curve of the wrong shape leaves residuals with 0.9 and more
-        if abs(_misfit(likely)) < 0.75 or size < 1e-3:
-            return start, decays
+        if abs(law.correlation) < 0.75 or size < 1e-3:
+            return start, law
         if best is None or size < best[0]:
-            best = (size, start, decays)
-    if best is None:
-        return m // 2, {"linear": None, "sublinear": None}
-    return best[1], best[2]
+            best = (size, start, law)
+    return (m // 2, None) if best is None else (best[1], best[2])
 
 
-def _vuong(first: Decay, second: Decay) -> float:
-    """Mean log likelihood ratio over its standard error, with blocks for the dependence (Vuong 1989)."""
-    gain = first.loglik - second.loglik
-    m = gain.size
-    length = max(block_length(first.residuals), block_length(second.residuals))
-    count = max(2, m // length)
-    means = np.array([part.mean() for part in np.array_split(gain, count)])
-    error = float(means.std(ddof=1) / np.sqrt(count))
-    return float(gain.mean() / error) if error > 0 else 0.0
-
-
-def _decide(
-    series: LossSeries,
-    start: int,
-    decays: dict[str, Decay | None],
-    lower: float | None,
-    generator: np.random.Generator,
-    replicates: int,
-    seed: int,
-) -> Fit:
+def _decide(series: LossSeries, start: int, law: DecayLaw | None, lower: float | None, seed: int) -> Fit:
     tail = series.tail(start)
-    blank = _blank(series, start, seed)
-    linear, power = decays["linear"], decays["sublinear"]
-    if linear is None and power is None:
-        return replace(blank, reason="the loss does not fall over the fitted window")
-    preference = float("inf") if power is None else float("-inf")
-    if linear is not None and power is not None:
-        preference = _vuong(linear, power)
-    # Two-sided 5% level with the block count's Student quantile, at least the normal 1.96.
-    sure = abs(preference) > student_quantile(max(1, tail.size // 8))
-    chosen = linear if preference > 0 else power
-    assert chosen is not None
-    draws = bootstrap_decay(chosen, tail.clock, generator, replicates, lower)
-    excess = float(chosen.fitted[-1] - chosen.F_star)
+    found = _blank(series, start, seed)
+    if law is None:
+        return replace(found, reason="the loss does not fall over the fitted window")
+    s_low, s_high = interval(law, S)
+    theta_interval = ((1 + s_low) / 2, (1 + s_high) / 2)
+    linear = s_high < _GAP and s_low < _GAP / 3
+    chosen = held(law, 0.0) if linear else law
+    fixed = (S,) if linear else ()
     found = replace(
-        blank, excess=excess, F_star=chosen.F_star, F_star_interval=_interval(draws.F_star), preference=preference
-    )
-    if not sure:
-        return replace(
-            found, reason=f"exponential and power decay fit equally well (Vuong statistic {preference:.2f})"
-        )
+        found, F_star=chosen.F_star, F_star_interval=_values(chosen, F_STAR, fixed), excess=chosen.excess,
+        theta=0.5 if linear else (1 + law.s) / 2, theta_interval=theta_interval,
+    )  # fmt: skip
+    words = f"the exponent is {(1 + law.s) / 2:.3f} [{theta_interval[0]:.3f}, {theta_interval[1]:.3f}]"
+    if not linear and not s_low > 0:
+        return _converging(found, f"exponential and power decay fit equally well: {words}", lower)
+    if not linear and s_high < _GAP:
+        reason = f"{words}, between linear (1/2) and any power that an analytic F has (from 2/3 on)"
+        return _converging(found, reason, lower)
     low, high = found.F_star_interval
-    if high - low > 2 * float(np.ptp(tail.values)) + 4 * excess:
-        return replace(
-            found,
-            reason="the record is too short to place the limit value: its interval is wider than twice the fall",
-        )
-    drift = _drift(chosen, draws, tail, lower, generator)
+    fall = float(np.ptp(tail.values))
+    if high - low > 2 * fall + 4 * found.excess or found.excess > 2 * fall:
+        reason = "the record is too short to place the limit value: it may be further off than twice the fall"
+        return _converging(found, reason, lower)
+    drift = _drift(chosen, found.F_star_interval, tail, lower)
     if drift:
-        return replace(found, reason=drift)
+        return _converging(found, drift, lower)
     span = float(tail.clock[-1] - tail.clock[0])
-    found = replace(found, decay=chosen, replicates=draws)
-    if chosen.kind == "linear":
+    c, c_interval = constant(chosen, span, fixed)
+    found = replace(found, law=chosen, c=c, c_interval=c_interval)
+    if linear:
+        slow, fast = interval(chosen, LOG_B, fixed)
         return replace(
             found,
             regime="linear",
-            reason=f"exponential decay is {preference:.1f} standard errors more likely than a power",
-            factor=float(np.exp(-np.exp(chosen.parameters[0]) / span)),
-            factor_interval=_interval(np.exp(-np.exp(draws.shape[:, 0]) / span)),
-            theta=0.5,
-            theta_interval=(0.5, 0.5),
+            reason=f"{words}, and 1/2 is the only one below 2/3 that an analytic F has",
+            factor=math.exp(-chosen.b / span),
+            factor_interval=(math.exp(-math.exp(fast) / span), math.exp(-math.exp(slow) / span)),
         )
-    p = float(np.exp(chosen.parameters[0]))
-    p_low, p_high = _interval(np.exp(draws.shape[:, 0]))
     return replace(
         found,
         regime="sublinear",
-        reason=f"a power is {-preference:.1f} standard errors more likely than exponential decay",
-        power=p,
-        power_interval=(p_low, p_high),
-        theta=(1 + p) / (2 * p),
-        theta_interval=((1 + p_high) / (2 * p_high), (1 + p_low) / (2 * p_low)),
+        reason=f"{words}: above 1/2",
+        power=1 / law.s,
+        power_interval=(1 / s_high, 1 / s_low),
     )
 
 
-def _drift(
-    decay: Decay, draws: Replicates, tail: LossSeries, lower: float | None, generator: np.random.Generator
-) -> str:
+def _values(law: DecayLaw, coordinate: int, fixed: tuple[int, ...]) -> Interval:
+    low, high = interval(law, coordinate, fixed)
+    return law.base + law.scale * low, law.base + law.scale * high
+
+
+def _converging(found: Fit, reason: str, lower: float | None) -> Fit:
+    """Undecided, unless what may still be lost is small against what was: then the limit is placed, the rate is not.
+
+    A twentieth (our choice) of the whole fall may be left, down to the known lower bound or, failing one, to the lower
+    end of F*; with a law that changes along the record that end means nothing.
+    """
+    assert found.series is not None
+    values = found.series.values
+    quarter = max(3, values.size // 4)
+    last, before = float(np.median(values[-quarter:])), float(np.median(values[-2 * quarter : -quarter]))
+    end = float(values[-quarter:].max())
+    floor = lower if lower is not None else (-math.inf if "changes along" in reason else found.F_star_interval[0])
+    if not (last <= before and math.isfinite(floor) and end - floor <= 0.05 * (float(values[0]) - end)):
+        return replace(found, reason=reason)
+    low, high = found.F_star_interval
+    low, high = max(low, floor), min(high, float(values.min()))
+    if "changes along" in reason:
+        low, high = floor, float(values.min())
+    return replace(
+        found,
+        regime="converging",
+        reason=f"F has fallen to {100 * (end - floor) / (float(values[0]) - floor):.2g}% of what it can lose at most; "
+        f"at which rate is open: {reason}",
+        F_star_interval=(min(low, high), high),
+    )
+
+
+def _drift(law: DecayLaw, own: Interval, tail: LossSeries, lower: float | None) -> str:
     """Why the decay may not be extended: its last half alone points to another limit. "" when it does not.
 
     A law that holds gives the same F* from a part of the record. A run that slows down for ever (a logarithm, a
-    flat spiral) fits an exponential everywhere, each time with another limit.
+    flat spiral) fits the law everywhere, each time with another limit.
     """
     half = tail.tail(tail.size // 2)
-    if half.size < _FEWEST:
+    if half.size < FEWEST:
         return ""
-    other = fit_decay(decay.kind, half.clock, half.values, lower)
+    linear = law.s == 0.0
+    other = fit_law(half.clock, half.values, lower, 0.0 if linear else None)
     if other is None:
         # it no longer falls: fine when it has arrived, to within the noise
-        about = float(np.std(half.values - decay.fitted[tail.size // 2 :])) + 1e-12 * abs(decay.F_star)
-        return "" if abs(float(half.values.mean()) - decay.F_star) < 3 * about else "the last half does not fall"
-    spread = bootstrap_decay(other, half.clock, generator, 200, lower)
-    low, high = _interval(spread.F_star)
-    own_low, own_high = _interval(draws.F_star)
-    slack = 0.05 * float(decay.fitted[-1] - decay.F_star) + 1e-12 * abs(decay.F_star)
-    if max(low, own_low) <= min(high, own_high) + slack:
+        about = float(np.std(half.values - law.fitted[tail.size // 2 :])) + 1e-12 * abs(law.F_star)
+        return "" if abs(float(half.values.mean()) - law.F_star) < 3 * about else "the last half does not fall"
+    low, high = _values(other, F_STAR, (S,) if linear else ())
+    slack = 0.05 * law.excess + 1e-12 * abs(law.F_star)
+    if max(low, own[0]) <= min(high, own[1]) + slack:
         return ""
     return (
-        f"the decay changes along the record: its limit is {decay.F_star:.4g} from all of it and {other.F_star:.4g} "
+        f"the decay changes along the record: its limit is {law.F_star:.4g} from all of it and {other.F_star:.4g} "
         "from the last half"
     )
-
-
-def _interval(draws: np.ndarray) -> Interval:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)

@@ -27,7 +27,7 @@ def decay_picture(fit: Fit, series: LossSeries) -> Picture | None:
     if not np.any(np.isfinite(excess)):
         return None
     drawn = [_curve("recorded", series.steps, excess, "points")]
-    if fit.decay is not None:
+    if fit.law is not None:
         tail = series.tail(series.size - fit.points)
         curve, low, high = fit.predict(tail.clock)
         floor = np.nanmin(excess) * 1e-2

@@ -213,8 +213,8 @@ def rate_findings(fit: Fit, series: LossSeries) -> list[Finding]:
                 "rate.linear",
                 f"F - F* shrinks by x{fit.factor:.7g} [{low:.7g}, {high:.7g}] a {unit}.",
                 fit.factor,
-                method=f"pseudo-likelihood, F* profiled, {window}; {fit.reason}",
-                error_kind="95% block-bootstrap interval",
+                method=f"maximum likelihood with its noise, F* profiled, {window}; {fit.reason}",
+                error_kind="95% profile-likelihood interval",
                 interval=fit.factor_interval,
                 scope=Scope.RUN,
                 sample_size=fit.points,
@@ -222,9 +222,9 @@ def rate_findings(fit: Fit, series: LossSeries) -> list[Finding]:
             ),
             refuted(
                 "rate.sublinear",
-                f"A power of 1/k fits worse than an exponential: {fit.reason}.",
-                {"vuong_statistic": _plain(fit.preference), "first_step": fit.first, "last_step": fit.last},
-                method="Vuong's test with blocks",
+                f"No power of 1/k that an analytic F has fits: {fit.reason}.",
+                {"theta_interval": list(fit.theta_interval), "first_step": fit.first, "last_step": fit.last},
+                method="95% profile-likelihood interval of the exponent against [2/3, 1)",
                 scope=Scope.RUN,
             ),
         ]
@@ -233,17 +233,17 @@ def rate_findings(fit: Fit, series: LossSeries) -> list[Finding]:
         findings = [
             refuted(
                 "rate.linear",
-                f"An exponential fits worse than a power of 1/k: {fit.reason}.",
-                {"vuong_statistic": _plain(fit.preference), "first_step": fit.first, "last_step": fit.last},
-                method="Vuong's test with blocks",
+                f"No exponential fits: {fit.reason}.",
+                {"theta_interval": list(fit.theta_interval), "first_step": fit.first, "last_step": fit.last},
+                method="95% profile-likelihood interval of the exponent against 1/2",
                 scope=Scope.RUN,
             ),
             measured(
                 "rate.sublinear",
                 f"F - F* falls like k^-{fit.power:.3g} [{low:.3g}, {high:.3g}].",
                 fit.power,
-                method=f"pseudo-likelihood, F* and the origin of k profiled, {window}; {fit.reason}",
-                error_kind="95% block-bootstrap interval",
+                method=f"maximum likelihood with its noise, F* and the origin of k profiled, {window}; {fit.reason}",
+                error_kind="95% profile-likelihood interval",
                 interval=fit.power_interval,
                 scope=Scope.RUN,
                 sample_size=fit.points,
@@ -263,10 +263,6 @@ def rate_findings(fit: Fit, series: LossSeries) -> list[Finding]:
         ]
     findings.append(_steps_finding(fit))
     return findings
-
-
-def _plain(number: float) -> float | str:
-    return number if math.isfinite(number) else str(number)
 
 
 def _steps_finding(fit: Fit) -> Finding:
@@ -295,7 +291,7 @@ def _steps_finding(fit: Fit) -> Finding:
         f"[{low:,.0f}, {high:,.0f}].",
         steps,
         method=f"the fitted {fit.regime} decay extended",
-        error_kind="95% block-bootstrap interval",
+        error_kind="95% profile-likelihood interval",
         interval=(low, high),
         scope=Scope.RUN,
         sample_size=fit.points,
