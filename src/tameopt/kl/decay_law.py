@@ -148,15 +148,21 @@ def maximise(
     fixed: tuple[int, ...] = (),
     chart: Chart = identity,
     steps: int = 60,
+    enough: float = 1e-7,
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """(u, cost, information) of the most likely u with the coordinates `fixed` held: damped Fisher scoring.
 
-    chart: from u to x with its Jacobian (5, 5). A coordinate on its bound that wants to leave is held for that step.
+    chart: from u to x with its Jacobian (5, 5). steps, enough: it stops after so many steps, or when one gains less
+    than `enough` in log likelihood. A coordinate on its bound that wants to leave is held for that step.
     """
     low, high = _LOW.copy(), _HIGH.copy()
     low[F_STAR] = lower
     free = np.array([j for j in range(5) if j not in fixed])
-    u = np.clip(u, low, high) if chart is identity else u.copy()
+    own_low, own_high = low.copy(), high.copy()
+    if chart is not identity:
+        # a chart replaces log b alone, whose bounds `evaluate` sees to
+        own_low[LOG_B], own_high[LOG_B] = -np.inf, np.inf
+    u = np.clip(u, own_low, own_high)
 
     def evaluate(at: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         x, jacobian = chart(at)
@@ -168,7 +174,7 @@ def maximise(
     cost, gradient, information = evaluate(u)
     damping = 1e-4
     for _ in range(steps):
-        pressed = ((u <= low) & (gradient > 0)) | ((u >= high) & (gradient < 0)) if chart is identity else u != u
+        pressed = ((u <= own_low) & (gradient > 0)) | ((u >= own_high) & (gradient < 0))
         move = np.array([j for j in free if not pressed[j]], dtype=int)
         if not move.size:
             break
@@ -179,7 +185,7 @@ def maximise(
             step = np.zeros(5)
             step[move] = np.linalg.solve(block + (damping + 1e-14) * diagonal, -gradient[move])
             step[1:] = np.clip(step[1:], -1.5, 1.5)
-            trial = np.clip(u + step, low, high) if chart is identity else u + step
+            trial = np.clip(u + step, own_low, own_high)
             found = evaluate(trial)
             if found[0] < cost:
                 gained = cost - found[0]
@@ -189,7 +195,7 @@ def maximise(
             damping *= 6
             if damping > 1e8:
                 break
-        if gained < 1e-7:
+        if gained < enough:
             break
     return u, cost, information
 
@@ -250,13 +256,11 @@ def fit_law(
     y = (values - base) / scale
     bound = -np.inf if lower is None else min((lower - base) / scale, 0.0)
     fixed = () if s is None else (S,)
-    tries = [maximise(x, t, y, 0.0, bound, fixed) for x in _starts(t, y, bound, s)]
-    tries = [found for found in tries if np.isfinite(found[1])]
-    if not tries:
+    starts = _starts(t, y, bound, s)
+    if not starts:
         return None
-    x, _, _ = min(tries, key=lambda found: found[1])
-    correlation = 0.0
-    for _ in range(3):
+    x = _best(starts, t, y, 0.0, bound, fixed)
+    for _ in range(2):
         correlation = lag_one(_residuals(x, t, y), 4 if s is None else 3)
         x, cost, information = maximise(x, t, y, correlation, bound, fixed)
     excess = np.exp(x[LOG_A]) * shape(x[LOG_B], np.array(x[S]), t)
@@ -264,6 +268,16 @@ def fit_law(
     return DecayLaw(
         x, correlation, fitted, _residuals(x, t, y), cost, information, t, y, base, scale, bound
     )  # fmt: skip
+
+
+def _best(
+    starts: list[np.ndarray], t: np.ndarray, y: np.ndarray, correlation: float, lower: float, fixed: tuple[int, ...]
+) -> np.ndarray:
+    """The most likely x from several starts: a few steps from each, then on from the two that lead."""
+    tries = [maximise(x, t, y, correlation, lower, fixed, steps=6, enough=1e-2) for x in starts]
+    tries = sorted(tries, key=lambda found: found[1])[:2]
+    tries = [maximise(x, t, y, correlation, lower, fixed, enough=1e-4) for x, _, _ in tries]
+    return min(tries, key=lambda found: found[1])[0]
 
 
 def _residuals(x: np.ndarray, t: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -277,8 +291,8 @@ def held(law: DecayLaw, s: float) -> DecayLaw:
     start = law.x.copy()
     start[S] = s
     starts = [start, *_starts(law.t, law.y, law.lower, s)]
-    tries = [maximise(x, law.t, law.y, law.correlation, law.lower, (S,)) for x in starts]
-    x, cost, information = min(tries, key=lambda found: found[1])
+    x = _best(starts, law.t, law.y, law.correlation, law.lower, (S,))
+    x, cost, information = maximise(x, law.t, law.y, law.correlation, law.lower, (S,))
     excess = np.exp(x[LOG_A]) * shape(x[LOG_B], np.array(x[S]), law.t)
     fitted = law.base + law.scale * (x[F_STAR] + excess)
     return replace(

@@ -51,7 +51,7 @@ def _end(
     def fall(value: float, near: np.ndarray) -> tuple[float, np.ndarray]:
         trial = near.copy()
         trial[j] = value
-        u, cost, _ = maximise(trial, law.t, law.y, law.correlation, law.lower, (*fixed, j), chart, 40)
+        u, cost, _ = maximise(trial, law.t, law.y, law.correlation, law.lower, (*fixed, j), chart, 25, 1e-3)
         return 2 * (cost - law.cost), u
 
     inside, at_inside, near = float(start[j]), 0.0, start
@@ -72,7 +72,7 @@ def _end(
         share = (math.sqrt(limit) - low) / (high - low) if math.isfinite(high) and high > low else 0.5
         middle = inside + (outside - inside) * min(max(share, 0.08), 0.92)
         at_middle, u = fall(middle, near)
-        if abs(at_middle - limit) < 0.02 * limit or abs(outside - inside) < 1e-12 * (1 + abs(inside)):
+        if abs(at_middle - limit) < 0.04 * limit or abs(outside - inside) < 1e-12 * (1 + abs(inside)):
             return middle
         if at_middle < limit:
             inside, at_inside, near = middle, at_middle, u
@@ -186,7 +186,7 @@ def _time_end(
     def fall(log_T: float, near: np.ndarray) -> tuple[float, np.ndarray]:
         trial = near.copy()
         trial[LOG_B] = log_T
-        u, cost, _ = maximise(trial, law.t, law.y, law.correlation, law.lower, (*fixed, LOG_B), chart, 40)
+        u, cost, _ = maximise(trial, law.t, law.y, law.correlation, law.lower, (*fixed, LOG_B), chart, 25, 1e-3)
         return 2 * (cost - law.cost), u
 
     inside, near = float(start[LOG_B]), start
