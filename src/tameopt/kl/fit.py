@@ -202,10 +202,11 @@ def _decide(series: LossSeries, start: int, law: DecayLaw | None, lower: float |
         return _converging(found, reason, lower)
     low, high = found.F_star_interval
     fall = float(np.ptp(tail.values))
-    if high - low > 2 * fall + 4 * found.excess or found.excess > 2 * fall:
+    # a power slower than 1/k leaves its limit to extrapolation: most of the fall must have been seen
+    if high - low > 2 * fall + 4 * found.excess or found.excess > (0.5 if s_low > 1 else 2.0) * fall:
         reason = "the record is too short to place the limit value: it may be further off than twice the fall"
         return _converging(found, reason, lower)
-    drift = _drift(chosen, found.F_star_interval, tail, lower)
+    drift = _drift(chosen, found.F_star_interval, (s_low, s_high), tail, lower)
     if drift:
         return _converging(found, drift, lower)
     span = float(tail.clock[-1] - tail.clock[0])
@@ -261,10 +262,10 @@ def _converging(found: Fit, reason: str, lower: float | None) -> Fit:
     )
 
 
-def _drift(law: DecayLaw, own: Interval, tail: LossSeries, lower: float | None) -> str:
-    """Why the decay may not be extended: its last half alone points to another limit. "" when it does not.
+def _drift(law: DecayLaw, own: Interval, own_s: Interval, tail: LossSeries, lower: float | None) -> str:
+    """Why the decay may not be extended: its last half alone shows another limit or exponent. "" when it does not.
 
-    A law that holds gives the same F* from a part of the record. A run that slows down for ever (a logarithm, a
+    A law that holds gives the same F* and the same exponent from a part of the record. A run that slows down for ever (a logarithm, a
     flat spiral) fits the law everywhere, each time with another limit.
     """
     half = tail.tail(tail.size // 2)
@@ -279,7 +280,15 @@ def _drift(law: DecayLaw, own: Interval, tail: LossSeries, lower: float | None) 
     low, high = _values(other, F_STAR, (S,) if linear else ())
     slack = 0.05 * law.excess + 1e-12 * abs(law.F_star)
     if max(low, own[0]) <= min(high, own[1]) + slack:
-        return ""
+        if linear:
+            return ""
+        s_low, s_high = interval(other, S)
+        if max(s_low, own_s[0]) <= 1.1 * min(s_high, own_s[1]) + 0.05:
+            return ""
+        return (
+            f"the decay changes along the record: its exponent is {(1 + law.s) / 2:.3g} from all of it and "
+            f"{(1 + other.s) / 2:.3g} from the last half"
+        )
     return (
         f"the decay changes along the record: its limit is {law.F_star:.4g} from all of it and {other.F_star:.4g} "
         "from the last half"
