@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from tameopt.kl import ntk
+from tameopt.kl.ntk import kernel_drift, kernel_path
 from tameopt.problem import Problem
+
+sys.path.insert(0, str(Path(__file__).parent))
+from training import record_descent
 
 
 def problem_of(outputs: int = 2) -> Problem:
@@ -17,10 +24,12 @@ def problem_of(outputs: int = 2) -> Problem:
     return Problem(model, nn.functional.mse_loss, (X, torch.zeros(7, outputs, dtype=torch.float64)))
 
 
+@pytest.mark.parametrize("method", ["structured", "contraction"])
 @pytest.mark.parametrize("chunk_bytes", [1, 5000, 1 << 28])
-def test_kernel_equals_the_product_of_the_whole_jacobian(chunk_bytes):
+def test_kernel_equals_the_product_of_the_whole_jacobian(chunk_bytes, method):
     problem = problem_of()
-    kernel = ntk(problem, chunk_bytes=chunk_bytes)
+    kernel = ntk(problem, chunk_bytes=chunk_bytes, method=method)
+    assert kernel.method == f"{method}: as asked"
     theta = problem.theta
 
     def outputs(flat):
@@ -49,3 +58,111 @@ def test_a_plain_function_has_no_kernel():
 def test_no_samples_are_refused():
     with pytest.raises(ValueError, match="at least one sample"):
         ntk(problem_of(), indices=torch.zeros(0, dtype=torch.int64))
+
+
+def of(model: nn.Module, shape: tuple[int, ...], n: int = 6) -> Problem:
+    torch.manual_seed(0)
+    X = torch.randn(n, *shape, dtype=torch.float64)
+    model = model.double().eval()
+    return Problem(model, nn.functional.mse_loss, (X, torch.zeros_like(model(X).detach())))
+
+
+class Shared(nn.Module):
+    """One layer used twice, and a weight used by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.tanh(self.inner(torch.tanh(self.inner(x))))
+        return self.outer(y) + (y @ self.outer.weight.T) ** 2
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.tanh(self.a(x)))
+
+
+def frozen() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    model[0].weight.requires_grad_(False)
+    return model
+
+
+MODELS = {
+    "convolutions": lambda: (
+        nn.Sequential(
+            nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.ReLU(inplace=True), nn.Conv2d(3, 2, (2, 1), dilation=(1, 2)),
+            nn.Flatten(), nn.Linear(16, 2),
+        ),
+        (2, 6, 8),
+    ),
+    "one-dimensional convolution": lambda: (
+        nn.Sequential(nn.Conv1d(2, 3, 3, stride=2, padding=1, dilation=2), nn.Tanh(), nn.Flatten(), nn.Linear(9, 1)),
+        (2, 7),
+    ),
+    "norms and sequences": lambda: (
+        nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 2), nn.Flatten(), nn.Linear(10, 3)),
+        (5, 3),
+    ),
+    "batch norm": lambda: (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)), (3,)),
+    "grouped convolution": lambda: (nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Tanh(), nn.Flatten()), (4, 4, 4)),
+    "frozen weight": lambda: (frozen(), (3,)),
+    "tied weights": lambda: (Tied(), (4,)),
+    "a layer used twice, and by hand": lambda: (Shared(), (4,)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("chunk_bytes", [2000, 1 << 28])
+def test_structure_gives_what_contraction_gives(name, chunk_bytes):
+    problem = of(*MODELS[name]())
+    structured, contracted = (ntk(problem, chunk_bytes=chunk_bytes, method=m) for m in ("structured", "contraction"))
+    torch.testing.assert_close(structured.matrix, contracted.matrix, rtol=1e-10, atol=1e-12)
+    if name == "grouped convolution":
+        assert structured.method == "contraction: no linear or convolution layer has its structure"
+    elif "by hand" in name:
+        assert structured.method.startswith("contraction: the layers' structure does not hold")
+    else:
+        assert structured.method == "structured: as asked"
+
+
+def test_products_find_the_ends_of_the_kernel():
+    problem = problem_of()
+    exact, found = ntk(problem), ntk(problem, method="products")
+    assert found.matrix is None
+    assert found.lambda_max == pytest.approx(exact.lambda_max, rel=1e-6)
+    assert found.lambda_min == pytest.approx(exact.lambda_min, abs=max(1e-8, 2 * found.rounding))
+    with pytest.raises(ValueError, match="needs both kernels as matrices"):
+        kernel_drift(found, found)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="method must be one of auto"):
+        ntk(problem_of(), method="fast")
+
+
+def test_a_wide_network_is_lazy_and_a_narrow_one_is_not(tmp_path):
+    drifts = []
+    for width in (4, 2048):
+        generator = torch.Generator().manual_seed(0)
+        X = torch.randn(6, 3, dtype=torch.float64, generator=generator)
+        model = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 1, bias=False)).double()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) / p.shape[-1] ** 0.5)
+        problem = Problem(model, nn.functional.mse_loss, (X, torch.sign(X[:, :1])))
+        run = record_descent(tmp_path / str(width), problem, 1.0 / ntk(problem).lambda_max, 200)
+        path = kernel_path(problem, run, torch.arange(6))
+        assert path.drift[0] == 0.0 and path.movement[0] == 0.0
+        drifts.append(path.drift[-1])
+        assert path.lazy == (width == 2048)
+    assert drifts[1] < drifts[0] / 5

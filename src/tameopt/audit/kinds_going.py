@@ -86,6 +86,17 @@ def converged(scene: Scene) -> Candidate | None:
     curved = curvature is not None and top is not None and curvature[0] > 1e-12 * abs(top[1])
     curved = curved or scene.holding("point.hyperbolic") is not None
     said = ("point.critical", "point.second_order", "point.lambda_min", "iterates.converge")
+    without_kl = scene.refuting("F.kl")
+    if without_kl is not None:
+        return Candidate(
+            "degenerate",
+            f"The gradient is small at F = {scene.last_loss:.6g}, but F has no Kurdyka-Lojasiewicz property: a bounded "
+            "path may wind for ever without a limit, so this is no convergence.",
+            (without_kl.statement, *scene.said("point.critical", "iterates.finite_length", "iterates.converge")),
+            "high",
+            "Do not read a small gradient as convergence here: look at the length of the path.",
+            "the path gets longer without bound while F and its gradient go to 0",
+        )
     if lowest or (curved and curvature is not None and curvature[0] > 0):
         where = "the least value F can take" if lowest else "a minimum-like point"
         return Candidate(
