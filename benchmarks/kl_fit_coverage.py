@@ -61,11 +61,16 @@ def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 20260
     print(f"{runs} simulated runs a row, seed {seed}\n")
-    print("| decay | noise | rho | regimes found | rate covered | F* covered | c covered |\n|---|---|---|---|---|---|---|")
+    print(
+        "| decay | noise | rho | regimes found | rate covered | F* covered | c covered |\n|---|---|---|---|---|---|---|"
+    )
     for case in CASES:
         found, shares = simulate(*case, runs, seed)
         words = ", ".join(f"{name} {count}" for name, count in sorted(found.items(), key=lambda item: -item[1]))
-        print(f"| {' | '.join(map(str, case))} | {words} | {' | '.join(f'{100 * s:.1f}%' for s in shares)} |", flush=True)
+        print(
+            f"| {' | '.join(map(str, case))} | {words} | {' | '.join(f'{100 * s:.1f}%' for s in shares)} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -135,7 +135,9 @@ def main() -> None:
     if sys.argv[3:4] == ["--one"]:
         print(json.dumps(run(sys.argv[4], n, outputs)))
         return
-    print(f"n = {n}, outputs = {outputs}\n\n| kernel | seconds | peak MB | difference |\n|---|---|---|---|", flush=True)
+    print(
+        f"n = {n}, outputs = {outputs}\n\n| kernel | seconds | peak MB | difference |\n|---|---|---|---|", flush=True
+    )
     first: dict[bool, list[float]] = {}
     for row in sys.argv[3:] or ROWS:
         done = subprocess.run(

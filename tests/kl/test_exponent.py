@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tameopt.evidence import Verdict
 from tameopt.kl import bound, check_exponent, exponent
+from tameopt.kl.level_sets import simplest
 from tameopt.kl.polynomial import Polynomial, add, multiply, polynomial
 
 pytest.importorskip("flint")
@@ -50,9 +51,53 @@ def test_known_exponents(text, at, theta):
     assert found.witness
 
 
-def test_one_variable_is_proved_and_two_are_not_called_so():
-    assert exponent("x**5").verdict is Verdict.PROVED
-    assert exponent("(x - y**2)**2 + x**4").verdict is Verdict.MEASURED
+@pytest.mark.parametrize(
+    ("text", "theta"),
+    [
+        ("x**5", "4/5"),
+        ("(x - y**2)**2 + x**4", "7/8"),
+        ("(x - y**2)**2", "1/2"),  # Morse-Bott
+        ("(x/2 - y**2)**2 + z**3", "2/3"),
+        ("(x + y - z**2)**2 + (x - y)**2 + z**6", "5/6"),
+        ("x**2*y**3", "4/5"),
+        ("(1 + x)*(x**2 - y**3)**3", "8/9"),
+        ("x**3 + y**4*z**2", "5/6"),
+    ],
+)
+def test_rules_are_replayed_by_the_checker(text, theta):
+    found = exponent(text)
+    assert found.theta == Fraction(theta)
+    assert found.verdict is Verdict.PROVED
+    assert found.claim is not None and check_exponent.check(found.claim)
+    for other in ("1/2", "2/3", "3/4", "4/5", "5/6", "7/8", "8/9", "9/10"):
+        if Fraction(other) != found.theta:
+            assert not check_exponent.check({**found.claim, "theta": other})
+
+
+def test_branches_of_the_talweg_are_not_called_proved():
+    assert exponent("x**4 + x*y**5").verdict is Verdict.MEASURED
+
+
+def test_tampered_splittings_are_rejected():
+    claim = dict(exponent("(x - y**2)**2 + x**4").claim or {})
+    assert check_exponent.check(claim)
+    series = [list(row) for row in claim["series"]]
+    for i in range(4):
+        # a wrong coefficient below the order that matters: the gradient across the curve no longer vanishes far enough
+        wrong = [[*row[:i], str(Fraction(row[i]) + 1), *row[i + 1 :]] for row in series]
+        assert not check_exponent.check({**claim, "series": wrong}), i
+    assert not check_exponent.check({**claim, "basis": [["1", "0"], ["0", "1"]]})
+    assert not check_exponent.check({**claim, "basis": [["0", "1"], ["0", "2"]]})
+    with pytest.raises(ValueError, match="must hold what that rule needs"):
+        check_exponent.check({key: value for key, value in claim.items() if key != "series"})
+
+
+def test_the_morse_bott_claim_needs_every_order():
+    claim = dict(exponent("(x - y**2)**2").claim or {})
+    assert check_exponent.check(claim)
+    # y^30 is beyond no order that degree 30 allows
+    terms = [*claim["terms"], [[0, 30], "1"]]
+    assert not check_exponent.check({**claim, "terms": terms})
 
 
 def substituted(f: Polynomial, a: int, b: int, c: int, d: int) -> Polynomial:
@@ -110,10 +155,26 @@ def test_random_exponents_lie_between_their_bounds(terms):
         assert found.lower <= bound(degree, 2)
 
 
-def test_three_variables_without_a_rule_have_bounds_only():
-    found = exponent("x**2 + y**3*z + z**5 + x*y*z")
-    assert found.theta is None and found.verdict is Verdict.UNKNOWN
-    assert Fraction(1, 2) <= found.lower < found.upper == bound(5, 3)
+@pytest.mark.parametrize(
+    ("text", "theta"),
+    [
+        ("x**2 + y**3*z + z**5 + x*y*z", "4/5"),  # a cubic form with an isolated zero of its gradient
+        pytest.param("x**2*z + y**3 + z**4", "3/4", marks=pytest.mark.slow),  # weights 3/8, 1/3, 1/4
+        pytest.param("(x*a)**2 + (x*b)**2 + (y*a)**2 + (y*b)**2", "3/4", marks=pytest.mark.slow),  # rank defect
+    ],
+)
+def test_more_variables_are_measured_between_rigorous_bounds(text, theta):
+    found = exponent(text)
+    assert found.theta == Fraction(theta)
+    assert found.verdict is Verdict.MEASURED
+    assert found.lower <= found.theta <= found.upper < 1
+    assert found.lower < found.upper
+
+
+@pytest.mark.parametrize(("slope", "error"), [(0.8751, 1e-3), (0.8333333, 1e-6)])
+def test_the_simplest_rational_is_named_only_when_no_other_is_near(slope, error):
+    assert simplest(slope, error) in (Fraction(7, 8), Fraction(5, 6))
+    assert simplest(0.8137, 0.02) is None
 
 
 def test_bounds():
@@ -159,10 +220,15 @@ def test_decimals_are_exact():
 
 
 def test_the_checker_rejects_a_wrong_exponent():
-    assert check_exponent.check({"coefficients": {"3": "1"}, "theta": "2/3"}) is True
-    assert check_exponent.check({"coefficients": {"3": "1"}, "theta": "1/2"}) is False
-    assert check_exponent.check({"coefficients": {"2": "0", "3": "1"}, "theta": "1/2"}) is False
+    claim = {"rule": "one variable", "terms": [[[3], "1"]], "theta": "2/3"}
+    assert check_exponent.check(claim) is True
+    assert check_exponent.check({**claim, "theta": "1/2"}) is False
+    assert check_exponent.check({**claim, "terms": [[[2], "0"], [[3], "1"]], "theta": "1/2"}) is False
+    assert (
+        check_exponent.check({"rule": "monomial", "terms": [[[2, 0], "1"], [[0, 3], "1"]], "theta": "1/2"}) is False
+    )
+    assert check_exponent.check({"rule": "nondegenerate", "terms": [[[2, 0], "1"]], "theta": "1/2"}) is False
     with pytest.raises(ValueError, match="must vanish at 0"):
-        check_exponent.check({"coefficients": {"0": "1"}, "theta": "1/2"})
-    with pytest.raises(ValueError, match="must hold coefficients"):
+        check_exponent.check({**claim, "terms": [[[0], "1"]]})
+    with pytest.raises(ValueError, match="must hold a rule, terms and theta"):
         check_exponent.check({"theta": "1/2"})

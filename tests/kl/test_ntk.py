@@ -100,8 +100,11 @@ def frozen() -> nn.Module:
 MODELS = {
     "convolutions": lambda: (
         nn.Sequential(
-            nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.ReLU(inplace=True), nn.Conv2d(3, 2, (2, 1), dilation=(1, 2)),
-            nn.Flatten(), nn.Linear(16, 2),
+            nn.Conv2d(2, 3, 3, padding=1, stride=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(3, 2, (2, 1), dilation=(1, 2)),
+            nn.Flatten(),
+            nn.Linear(16, 2),
         ),
         (2, 6, 8),
     ),

@@ -58,8 +58,9 @@ def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[
     from tameopt.kl.fit import fit
     from tameopt.kl.gradient_law import gradient_law
     from tameopt.kl.path import path_length
-    from tameopt.kl.run_findings import exponent_finding, rate_findings, values_converge_finding
+    from tameopt.kl.rate_findings import exponent_finding, rate_findings
     from tameopt.kl.series import loss_series
+    from tameopt.kl.values_findings import values_converge_finding
     from tameopt.run import Run
 
     run = Run.open(path)
@@ -75,13 +76,15 @@ def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[
         "regime": fitted.regime, "reason": fitted.reason, "first_step": fitted.first, "last_step": fitted.last,
         "F_star": fitted.F_star, "F_star_interval": fitted.F_star_interval, "factor": fitted.factor,
         "factor_interval": fitted.factor_interval, "power": fitted.power, "power_interval": fitted.power_interval,
-        "theta_from_gradients": law.theta if law else None,
+        "theta": fitted.theta, "theta_interval": fitted.theta_interval, "c": fitted.c, "c_interval": fitted.c_interval,
+        "theta_from_gradients": law.theta if law else None, "pieces": [str(piece) for piece in fitted.pieces],
     }  # fmt: skip
     lines = [f"{fitted.regime.upper()}  {fitted.reason}"]
     lines += [f"  {finding.verdict}  {finding.statement}" for finding in findings]
+    lines += [f"  {piece}" for piece in fitted.pieces]
     length = path_length(run)
     if length is not None:
-        document["path_length"] = length.total
+        document["path_length"], document["path_looks_finite"] = length.total, length.looks_finite
         lines.append(
             f"  path length so far {length.total:.4g}, {'looks' if length.looks_finite else 'does not look'} finite"
         )

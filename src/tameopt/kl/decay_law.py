@@ -110,7 +110,9 @@ def identity(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, np.eye(5)
 
 
-def likelihood(x: np.ndarray, t: np.ndarray, y: np.ndarray, correlation: float) -> tuple[float, np.ndarray, np.ndarray]:
+def likelihood(
+    x: np.ndarray, t: np.ndarray, y: np.ndarray, correlation: float
+) -> tuple[float, np.ndarray, np.ndarray]:
     """Minus the log likelihood with sigma eliminated, its gradient (5,) and the Fisher information (5, 5)."""
     m = y.size
     log_slopes = shape_slopes(x[LOG_B], x[S], t)
@@ -295,6 +297,4 @@ def held(law: DecayLaw, s: float) -> DecayLaw:
     x, cost, information = maximise(x, law.t, law.y, law.correlation, law.lower, (S,))
     excess = np.exp(x[LOG_A]) * shape(x[LOG_B], np.array(x[S]), law.t)
     fitted = law.base + law.scale * (x[F_STAR] + excess)
-    return replace(
-        law, x=x, cost=cost, information=information, fitted=fitted, residuals=_residuals(x, law.t, law.y)
-    )
+    return replace(law, x=x, cost=cost, information=information, fitted=fitted, residuals=_residuals(x, law.t, law.y))

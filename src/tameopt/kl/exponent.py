@@ -10,24 +10,29 @@ every neighbourhood). More variables: calculus rules where they apply, else boun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from tameopt.evidence import Certificate, Verdict, combine
+from tameopt.evidence import Certificate, Verdict
 from tameopt.extras import require
+from tameopt.kl.arcs import monomial_arcs
+from tameopt.kl.level_sets import LAST_LEVEL, simplest, worst_arc
 from tameopt.kl.polynomial import Polynomial, Terms, add, multiply, polynomial
 from tameopt.kl.puiseux import HalfBranch, UndecidedBranchError, half_branches, ratio_of
+from tameopt.kl.splitting import hessian, residual, split
 
 
 @dataclass(frozen=True)
 class Exponent:
     """The KL exponent of a function at a point.
 
-    theta: exact, or None when only bounds are known; lower, upper: what is certain (equal when theta is).
-    verdict: PROVED when a separate checker confirmed it (one variable); MEASURED when theta was computed exactly, in
-    rational and algebraic numbers, by algebra that no second program replays; UNKNOWN when only bounds are known.
+    theta: a rational, or None when only bounds are known; lower, upper: what is certain (equal when theta is exact).
+    verdict: PROVED when a separate checker replayed the rule (`claim` is what it was given); MEASURED when theta was
+    computed exactly, in rational and algebraic numbers, by algebra that no second program replays, or (lower < upper)
+    from slopes in high precision; UNKNOWN when only bounds are known.
     witness: the arc on which theta is attained; rule: how it was found.
     """
 
@@ -38,6 +43,7 @@ class Exponent:
     witness: str
     rule: str
     branches: tuple[str, ...] = ()
+    claim: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         if self.theta is None:
@@ -92,7 +98,7 @@ def exponent(source: Any, at: Sequence[Any] | None = None) -> Exponent:
 
 
 def _of_germ(f: Polynomial) -> Exponent:
-    """The exponent at the origin of f with f(0) = 0."""
+    """The exponent at the origin of f with f(0) = 0: the first rule that applies."""
     multiplicity = min(sum(e) for e in f.terms)
     if multiplicity == 1:
         zero = Fraction(0)
@@ -103,21 +109,99 @@ def _of_germ(f: Polynomial) -> Exponent:
     if n == 1:
         theta = 1 - Fraction(1, multiplicity)
         witness = f"{f.variables[0]} = t, f = t^{multiplicity} (...)"
-        data = {"coefficients": {str(e[0]): str(c) for e, c in f.terms.items()}, "theta": str(theta)}
-        replayed = Certificate("tameopt.kl.check_exponent:check", data).replay()
-        verdict = Verdict.PROVED if replayed else Verdict.UNKNOWN
-        return Exponent(theta, theta, theta, verdict, witness, "multiplicity of the zero")
+        return _replayed(f, "one variable", theta, witness, "multiplicity of the zero")
     blocks = _separate(f)
     if len(blocks) > 1:
-        parts = [_of_germ(block) for block in blocks]
-        return _largest(parts, "a sum over separate variables has the largest exponent of its parts")
+        return _largest(f, [_of_germ(block) for block in blocks])
     if len(f.terms) == 1:
         ((e, _),) = f.terms.items()
-        theta = 1 - Fraction(1, sum(e))
-        return Exponent(theta, theta, theta, Verdict.MEASURED, f"all variables = t, f = t^{sum(e)}", "a monomial")
-    if n == 2:
-        return _bivariate(f)
-    return _many(f, multiplicity)
+        return _replayed(f, "monomial", 1 - Fraction(1, sum(e)), f"all variables = t, f = t^{sum(e)}", "a monomial")
+    powered = _as_power(f)
+    if powered is not None:
+        return powered
+    if multiplicity == 2:
+        quadratic = _quadratic(f)
+        if quadratic is not None:
+            return quadratic
+    return _bivariate(f) if n == 2 else _many(f, multiplicity)
+
+
+def _rows(f: Polynomial) -> list[Any]:
+    """Terms as a certificate holds them."""
+    return [[list(e), str(c)] for e, c in sorted(f.terms.items())]
+
+
+def _replayed(f: Polynomial, rule: str, theta: Fraction, witness: str, words: str, **data: Any) -> Exponent:
+    """An exact exponent, PROVED when the checker replays its claim, MEASURED when it does not."""
+    claim = {"rule": rule, "terms": _rows(f), "theta": str(theta), **data}
+    proved = Certificate("tameopt.kl.check_exponent:check", claim).replay()
+    verdict = Verdict.PROVED if proved else Verdict.MEASURED
+    return Exponent(theta, theta, theta, verdict, witness, words, claim=claim if proved else None)
+
+
+def _as_power(f: Polynomial) -> Exponent | None:
+    """f = unit * h^l near the point: theta = 1 - (1 - theta_h)/l. None when that says nothing new."""
+    content, factors = _to_flint(f).factor()
+    zero = (0,) * len(f.variables)
+    vanishing = [(factor, int(power)) for factor, power in factors if zero not in factor.to_dict()]
+    power = math.gcd(*(m for _, m in vanishing))
+    unit, h = _to_flint(Polynomial(f.variables, {zero: Fraction(int(content.p), int(content.q))})), None
+    for factor, m in factors:
+        if zero in factor.to_dict():
+            unit = unit * factor**m
+    for factor, m in vanishing:
+        h = factor ** (m // power) if h is None else h * factor ** (m // power)
+    if h is None or (power == 1 and unit.total_degree() <= 0):
+        return None
+    base = Polynomial(f.variables, _from_flint(h))
+    inner = _of_germ(base)
+    if inner.theta is None:
+        low, high = (1 - (1 - bound) / power for bound in (inner.lower, inner.upper))
+        return Exponent(None, low, high, Verdict.UNKNOWN, "", inner.rule)
+    theta = 1 - (1 - inner.theta) / power
+    words = f"the {power}th power of a function with exponent {inner.theta}, up to a factor that is not 0 there"
+    regular = min(sum(e) for e in base.terms) == 1
+    if inner.lower != inner.upper:
+        low, high = (1 - (1 - bound) / power for bound in (inner.lower, inner.upper))
+        return replace(inner, theta=theta, lower=low, upper=high, rule=f"{words}; {inner.rule}", claim=None)
+    if not regular and inner.claim is None:
+        return Exponent(theta, theta, theta, Verdict.MEASURED, inner.witness, words, inner.branches)
+    own = {"terms": _rows(base), "theta": "0"} if regular else _within(inner.claim or {}, base)
+    unit_rows = _rows(Polynomial(f.variables, _from_flint(unit)))
+    return _replayed(f, "power", theta, inner.witness, words, base=own, unit=unit_rows, power=power)
+
+
+def _within(claim: Mapping[str, Any], f: Polynomial) -> Mapping[str, Any]:
+    """A claim about f in the variables that f has, with their places among all of f's."""
+    return {"places": [j for j in range(len(f.variables)) if any(e[j] for e in f.terms)], "claim": claim}
+
+
+def _quadratic(f: Polynomial) -> Exponent | None:
+    """A Hessian of full rank, or of corank 1."""
+    H = hessian(f)
+    flint = require("flint", "exact KL exponents")
+    n = len(H)
+    matrix = flint.fmpq_mat(n, n, [flint.fmpq(c.numerator, c.denominator) for row in H for c in row])
+    if matrix.det() != 0:
+        return _replayed(f, "nondegenerate", Fraction(1, 2), "any line", "nondegenerate Hessian (Morse lemma)")
+    found = split(f)
+    if found is None:
+        return _of_residual(f)
+    if found.order is None:
+        theta, words = Fraction(1, 2), "a curve of minima or saddles, nondegenerate across it (Morse-Bott)"
+        witness = "any line across the curve of critical points"
+    else:
+        theta = 1 - Fraction(1, found.order)
+        words = "a Hessian of corank 1 (splitting lemma)"
+        direction = ", ".join(str(c) for c in found.basis[0])
+        witness = (
+            f"the curve through 0 along ({direction}) where f is critical across it: f = c t^{found.order} + ..."
+        )
+    data = {
+        "basis": [[str(c) for c in row] for row in found.basis],
+        "series": [[str(c) for c in row] for row in found.series],
+    }
+    return _replayed(f, "corank one", theta, witness, words, **data)
 
 
 def _separate(f: Polynomial) -> list[Polynomial]:
@@ -140,12 +224,38 @@ def _separate(f: Polynomial) -> list[Polynomial]:
     ]
 
 
-def _largest(parts: list[Exponent], rule: str) -> Exponent:
+def _of_residual(f: Polynomial) -> Exponent | None:
+    """A Hessian of corank 2 or more, not 0: the exponent of the residual, whose terms are known up to a degree."""
+    left = residual(f)
+    if left is None:
+        return None
+    g, degree = left
+    half = Fraction(1, 2)
+    upper = bound(f.degree, len(f.variables))
+    if not g.terms:
+        words = f"nothing is left of f up to degree {degree} where its Hessian vanishes"
+        return Exponent(None, half, upper, Verdict.UNKNOWN, "", words)
+    inner = _of_germ(g)
+    words = (
+        f"in {', '.join(g.variables)}, what the nondegenerate directions leave, up to degree {degree}: {inner.rule}"
+    )
+    lower = max(half, 1 - Fraction(1, min(sum(e) for e in g.terms)))
+    if inner.theta is None:
+        return Exponent(None, lower, upper, Verdict.UNKNOWN, "", words)
+    return Exponent(max(inner.theta, half), lower, upper, Verdict.MEASURED, inner.witness, words)
+
+
+def _largest(f: Polynomial, parts: list[Exponent]) -> Exponent:
+    rule = "a sum over separate variables has the largest exponent of its parts"
     lower, upper = max(part.lower for part in parts), max(part.upper for part in parts)
-    best = max(parts, key=lambda part: part.lower)
-    theta = lower if lower == upper else None
-    verdict = Verdict.UNKNOWN if theta is None else combine([Verdict.MEASURED, *(part.verdict for part in parts)])
-    return Exponent(theta, lower, upper, verdict, best.witness, rule)
+    best = max(parts, key=lambda part: part.lower if part.theta is None else part.theta)
+    if any(part.theta is None for part in parts):
+        return Exponent(None, lower, upper, Verdict.UNKNOWN, best.witness, rule)
+    theta = max(part.theta for part in parts if part.theta is not None)
+    if lower != upper or any(part.claim is None for part in parts):
+        return Exponent(theta, lower, upper, Verdict.MEASURED, best.witness, rule)
+    claims = [_within(part.claim or {}, block) for part, block in zip(parts, _separate(f), strict=True)]
+    return _replayed(f, "sum", theta, best.witness, rule, parts=claims)
 
 
 def _talweg(f: Polynomial) -> tuple[dict[Any, Fraction], dict[Any, Fraction]]:
@@ -214,18 +324,17 @@ def _along_lines(f: Polynomial, squared: dict[Any, Fraction]) -> list[tuple[Frac
     return found
 
 
-def _context() -> Any:
+def _to_flint(source: Polynomial | Mapping[Any, Fraction]) -> Any:
+    """A polynomial, or terms in (x, y), in flint."""
     flint = require("flint", "exact KL exponents")
-    return flint.fmpq_mpoly_ctx.get(("x", "y"), flint.Ordering.lex)
+    terms = source.terms if isinstance(source, Polynomial) else source
+    names = source.variables if isinstance(source, Polynomial) else ("x", "y")
+    context = flint.fmpq_mpoly_ctx.get(names, flint.Ordering.lex)
+    return context.from_dict({e: flint.fmpq(c.numerator, c.denominator) for e, c in terms.items()})
 
 
-def _to_flint(terms: Any) -> Any:
-    flint = require("flint", "exact KL exponents")
-    return _context().from_dict({e: flint.fmpq(c.numerator, c.denominator) for e, c in terms.items()})
-
-
-def _from_flint(poly: Any) -> dict[tuple[int, int], Fraction]:
-    return {(int(i), int(j)): Fraction(int(c.p), int(c.q)) for (i, j), c in poly.to_dict().items()}
+def _from_flint(poly: Any) -> dict[Any, Fraction]:
+    return {tuple(int(i) for i in e): Fraction(int(c.p), int(c.q)) for e, c in poly.to_dict().items()}
 
 
 def _factors(terms: Any) -> list[tuple[dict[tuple[int, int], Fraction], int]]:
@@ -244,18 +353,20 @@ def _without(terms: Any, others: Sequence[Any]) -> list[dict[tuple[int, int], Fr
 
 
 def _many(f: Polynomial, multiplicity: int) -> Exponent:
-    """Three and more variables: a nondegenerate Hessian, else what is certain."""
-    n = len(f.variables)
-    lower, upper = 1 - Fraction(1, multiplicity), bound(f.degree, n)
-    if multiplicity == 2:
-        flint = require("flint", "exact KL exponents")
-        hessian = flint.fmpq_mat(n, n)
-        for e, c in f.terms.items():
-            if sum(e) == 2:
-                i, j = [k for k, power in enumerate(e) for _ in range(power)]
-                hessian[i, j] += flint.fmpq(c.numerator, c.denominator)
-                hessian[j, i] += flint.fmpq(c.numerator, c.denominator)
-        if hessian.det() != 0:
-            half = Fraction(1, 2)
-            return Exponent(half, half, half, Verdict.MEASURED, "any line", "nondegenerate Hessian (Morse lemma)")
-    return Exponent(None, lower, upper, Verdict.UNKNOWN, "", "three or more variables and no rule applies")
+    """Three and more variables: measured on level sets, between rigorous bounds."""
+    on_arc, arc_words = monomial_arcs(f)
+    lower, upper = max(1 - Fraction(1, multiplicity), on_arc), bound(f.degree, len(f.variables))
+    arc, count = worst_arc(f)
+    if arc is None:
+        return Exponent(None, lower, upper, Verdict.UNKNOWN, arc_words, "no arc of least gradients led to the point")
+    error = max(arc.error, 1e-9)
+    theta = simplest(arc.slope, error)
+    seen = f"largest slope of log norm(grad f) on log abs(f) of {count} arcs: {arc.slope:.9f} +- {error:.1g}"
+    if arc.slope <= float(lower) + error:
+        witness = arc_words if on_arc == lower else "any line on which the lowest terms do not vanish"
+        return Exponent(lower, lower, upper, Verdict.MEASURED, witness, seen)
+    if theta is None or theta > upper:
+        return Exponent(None, lower, upper, Verdict.UNKNOWN, arc_words, f"{seen}, no simple rational")
+    at = ", ".join(f"{v} = {c:.3g}" for v, c in zip(f.variables, arc.point, strict=True))
+    witness = f"an arc through ({at}), f = {'-' if arc.sign < 0 else ''}2^-{LAST_LEVEL}"
+    return Exponent(theta, lower, upper, Verdict.MEASURED, witness, seen)

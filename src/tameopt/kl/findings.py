@@ -6,33 +6,34 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from tameopt.analysis import Analysis, Answer, Context
-from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
+from tameopt.evidence import Cost, Finding, Scope, Verdict, measured, refuted, unknown
 from tameopt.kl.fit import Fit, fit
 from tameopt.kl.gradient_law import GradientLaw, gradient_law
+from tameopt.kl.iterates_findings import iterates_findings
 from tameopt.kl.least_squares import least_squares
 from tameopt.kl.margin import homogeneous_layers, margin_certificate
 from tameopt.kl.ntk import ntk
 from tameopt.kl.online import online_certificate, seconds_of_certificate, why_not
-from tameopt.kl.path import path_length
+from tameopt.kl.path import is_plain_gradient_descent, path_length, saved_thetas
 from tameopt.kl.pictures import decay_picture, gradient_picture
-from tameopt.kl.pl import path_pl
-from tameopt.kl.run_findings import (
-    descend_finding,
-    exponent_finding,
-    finite_findings,
-    iterates_findings,
-    noise_floor_finding,
-    pl_finding,
-    rate_findings,
-    values_converge_finding,
-)
+from tameopt.kl.pl import Constants, path_constants, path_pl
+from tameopt.kl.rate_findings import exponent_finding, pl_finding, rate_findings
+from tameopt.kl.rates import Rate, predicted
 from tameopt.kl.series import LossSeries, loss_series
 from tameopt.kl.trap import trap_certificate
+from tameopt.kl.values_findings import (
+    descend_finding,
+    finite_findings,
+    noise_floor_finding,
+    values_converge_finding,
+)
+from tameopt.run import Run
 
 _RUN_CLAIMS = (
     "run.finite", "run.diverged", "values.descend", "values.converge", "run.noise_floor", "rate.linear",
@@ -93,10 +94,10 @@ def _analyse_run(context: Context) -> Answer:
         noise_floor_finding(fitted, series),
         *rate_findings(fitted, series),
         *iterates_findings(run, fitted, law, length),
-        exponent_finding(law, fitted),
-        pl_finding(pl, fitted),
+        exponent_finding(law, fitted, _without_kl(context)),
+        pl_finding(pl, fitted, _constants(run, series, fitted)),
     ]
-    pictures = [decay_picture(fitted, series)]
+    pictures = [decay_picture(fitted, series, _predicted(run, law_series, law, fitted))]
     if law is not None and fitted.regime != "noise floor":
         pictures.append(gradient_picture(law, law_series))
     return Answer(
@@ -114,6 +115,41 @@ def _law(series: LossSeries, fitted: Fit, lower: float | None, seed: int) -> tup
     return gradient_law(tail, lower=lower, F_star=F_star, seed=seed), tail
 
 
+def _without_kl(context: Context) -> Finding | None:
+    """What the literature says about this very function, when it says that F has no KL property."""
+    return next(
+        (one for one in context.problem.known if one.claim == "F.kl" and one.verdict is Verdict.REFUTED), None
+    )
+
+
+def _constants(run: Run, series: LossSeries, fitted: Fit) -> Constants | None:
+    """PL, error bound and growth where the last saved theta is close enough to the limit to stand for it.
+
+    Points nearer to it than ten times what the last tenth of the run moved are left out (our choice).
+    """
+    if fitted.regime not in ("linear", "sublinear", "at rest"):
+        return None
+    grid, thetas = saved_thetas(run)
+    if grid.size < 8:
+        return None
+    from_last = torch.linalg.vector_norm(thetas - thetas[-1], dim=1).numpy()
+    near = 10 * from_last[np.searchsorted(grid, grid[-1] - 0.1 * (grid[-1] - grid[0]))]
+    distances = dict(zip(grid.tolist(), np.where(from_last > near, from_last, 0.0).tolist(), strict=True))
+    at = np.array([distances.get(step, 0.0) for step in series.steps.tolist()])
+    try:
+        return path_constants(series, at, fitted.F_star)
+    except ValueError:
+        return None
+
+
+def _predicted(run: Run, series: LossSeries, law: GradientLaw | None, fitted: Fit) -> Rate | None:
+    """The rate that the measured exponent and constant predict for plain gradient descent with a constant step."""
+    _, alphas = run.series("lr")
+    if law is None or not law.usable or fitted.law is None or not is_plain_gradient_descent(run, alphas):
+        return None
+    return predicted(series, law, float(alphas[0]))
+
+
 def _facts(fitted: Fit) -> dict[str, Any]:
     return {
         "kl.fit": {
@@ -122,6 +158,7 @@ def _facts(fitted: Fit) -> dict[str, Any]:
             "first_step": fitted.first,
             "last_step": fitted.last,
             "points": fitted.points,
+            "pieces": [str(piece) for piece in fitted.pieces],
         }
     }
 
@@ -182,7 +219,7 @@ def _analyse_kernel(context: Context) -> Answer:
         "ntk.lambda_min",
         text + ".",
         max(kernel.lambda_min, 0.0) if singular else kernel.lambda_min,
-        method=f"Jacobian of the outputs, contracted, {which}; dense eigenvalues",
+        method=f"kernel by {kernel.method}; {which}; dense eigenvalues",
         error_kind="rounding" if count == problem.n else "from a subset: anything from 0 to its own least eigenvalue",
         interval=(
             0.0 if count < problem.n else kernel.lambda_min - kernel.rounding,

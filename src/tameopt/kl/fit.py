@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from tameopt.kl.decay_law import F_STAR, LOG_B, S, DecayLaw, fit_law, held
+from tameopt.kl.decay_law import F_STAR, LOG_B, DecayLaw, S, fit_law, held
 from tameopt.kl.pieces import Piece, pieces
 from tameopt.kl.profile import constant, interval, standard_error, time_to, worth
 from tameopt.kl.series import FULL_LOSS, LossSeries, loss_series

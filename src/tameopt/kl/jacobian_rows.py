@@ -61,7 +61,9 @@ def jacobian_rows(
         return torch.stack(parts)
 
 
-def kernel_products(problem: Problem, theta: torch.Tensor, indices: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+def kernel_products(
+    problem: Problem, theta: torch.Tensor, indices: torch.Tensor, block: torch.Tensor
+) -> torch.Tensor:
     """K V for V (n k, m) without K: a vector-Jacobian and a Jacobian-vector product a column over the samples.
 
     The samples go through the network together, so it must not mix them (batch statistics are no function of one
@@ -72,7 +74,7 @@ def kernel_products(problem: Problem, theta: torch.Tensor, indices: torch.Tensor
     def outputs(flat: torch.Tensor) -> torch.Tensor:
         return problem.batch_output(problem.unflatten(flat), batch, True).reshape(-1)
 
-    _, back = vjp(outputs, theta)
+    back = vjp(outputs, theta)[1]
     columns = []
     for j in range(block.shape[1]):
         (direction,) = back(block[:, j].contiguous())

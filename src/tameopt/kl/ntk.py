@@ -183,7 +183,7 @@ def _structured(
 
 
 def _disagreement(problem: Problem, at: torch.Tensor, chosen: torch.Tensor, k: int, matrix: torch.Tensor) -> str:
-    """"" when the first and the last sample's kernel, from their Jacobians, is that in the matrix."""
+    """ "" when the first and the last sample's kernel, from their Jacobians, is that in the matrix."""
     ends = torch.tensor([0, len(chosen) - 1]).unique()
     J = torch.cat([jacobian_rows(problem, at, chosen[end : end + 1]).reshape(k, -1) for end in ends.tolist()])
     places = (ends[:, None] * k + torch.arange(k)).reshape(-1)

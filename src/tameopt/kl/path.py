@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tameopt.kl.series import is_deterministic
 from tameopt.run import Run
 
 _MOST_VECTORS = 400  # our choice: thetas read at once, so that a long record stays cheap
@@ -65,6 +66,12 @@ def doubling_ratios(steps: np.ndarray, cumulative: np.ndarray, first: int = 0) -
         late / early if early > 0 else (0.0 if late == 0 else float("inf"))
         for late, early in itertools.pairwise(increments)
     )
+
+
+def is_plain_gradient_descent(run: Run, alphas: np.ndarray) -> bool:
+    """Whether the record says gradient descent on all samples with one constant step."""
+    constant = alphas.size > 0 and bool(np.all(np.isfinite(alphas))) and float(np.ptp(alphas)) == 0.0
+    return constant and _is_plain_gradient_step(run) and is_deterministic(run) is True
 
 
 def _is_plain_gradient_step(run: Run) -> bool:

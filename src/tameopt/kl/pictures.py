@@ -6,6 +6,7 @@ import numpy as np
 
 from tameopt.kl.fit import Fit
 from tameopt.kl.gradient_law import GradientLaw
+from tameopt.kl.rates import Rate
 from tameopt.kl.series import LossSeries
 from tameopt.picture import Picture, Series, Style
 
@@ -16,8 +17,11 @@ def _curve(
     return Series.of(label, x.tolist(), y.tolist(), style, [] if y_upper is None else y_upper.tolist())
 
 
-def decay_picture(fit: Fit, series: LossSeries) -> Picture | None:
-    """F - F* on a log scale against the step, with the fitted curve and its band; None when nothing is positive."""
+def decay_picture(fit: Fit, series: LossSeries, predicted: Rate | None = None) -> Picture | None:
+    """F - F* on a log scale against the step, with the fitted curve, its band and the rate that the theory predicts.
+
+    predicted: its times are steps. None when nothing is positive.
+    """
     F_star = fit.F_star
     if not np.isfinite(F_star) or fit.regime in ("noise floor", "at rest"):
         # without a limit value the loss itself is what can be seen
@@ -35,6 +39,10 @@ def decay_picture(fit: Fit, series: LossSeries) -> Picture | None:
             _curve("95% band", tail.steps, np.maximum(low - F_star, floor), "band", np.maximum(high - F_star, floor))
         )
         drawn.append(_curve(f"{fit.regime} fit", tail.steps, np.maximum(curve - F_star, floor)))
+        if predicted is not None:
+            at = np.unique(np.linspace(0, predicted.times.size - 1, 200).round().astype(int))
+            bound = np.maximum(predicted.values[at], floor)
+            drawn.append(_curve("predicted: at most", predicted.times[at], bound))
     elif fit.regime == "noise floor" and fit.trend is not None:
         drawn.append(Series.of("floor", (), (fit.trend.level - F_star,), "hline"))
     return Picture(

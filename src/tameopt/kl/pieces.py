@@ -28,13 +28,19 @@ class Piece:
     F_last: float
 
     def __str__(self) -> str:
-        return f"{self.kind} over steps {self.first:,} to {self.last:,}: F from {self.F_first:.4g} to {self.F_last:.4g}"
+        return (
+            f"{self.kind} over steps {self.first:,} to {self.last:,}: F from {self.F_first:.4g} to {self.F_last:.4g}"
+        )
 
 
 def _piece(kind: str, series: LossSeries, start: int, stop: int) -> Piece:
     last = stop - 1
     return Piece(
-        kind, int(series.steps[start]), int(series.steps[last]), float(series.values[start]), float(series.values[last])
+        kind,
+        int(series.steps[start]),
+        int(series.steps[last]),
+        float(series.values[start]),
+        float(series.values[last]),
     )
 
 

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from tameopt.kl.decay_law import F_STAR, LOG_A, LOG_B, S, Chart, DecayLaw, identity, maximise, shape, shape_slopes
+from tameopt.kl.decay_law import F_STAR, LOG_A, LOG_B, Chart, DecayLaw, S, identity, maximise, shape, shape_slopes
 from tameopt.kl.trend import student_quantile
 
 
@@ -26,7 +26,9 @@ def threshold(law: DecayLaw, two_sided: bool = True) -> float:
     For a linear regression m log(1 + t^2/(m - q)) with Student's t is exact; correlation costs degrees of freedom.
     """
     m = law.y.size
-    quantile = student_quantile(round(worth(law))) if two_sided else 1.645 * student_quantile(round(worth(law))) / 1.96
+    quantile = (
+        student_quantile(round(worth(law))) if two_sided else 1.645 * student_quantile(round(worth(law))) / 1.96
+    )
     return float(m * math.log1p(quantile**2 / max(m - 5, 3)))
 
 

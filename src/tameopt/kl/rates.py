@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+
+from tameopt.kl.gradient_law import GradientLaw
+from tameopt.kl.series import LossSeries
 
 Method = Literal["gradient descent", "gradient flow", "proximal point", "stochastic gradient"]
 METHODS: tuple[Method, ...] = ("gradient descent", "gradient flow", "proximal point", "stochastic gradient")
@@ -152,6 +155,27 @@ def _implicit(F0: float, gain: float, p: float, steps: int) -> np.ndarray:
             low, high = (low, middle) if middle + gain * middle**p > values[-1] else (middle, high)
         values.append(high)
     return np.array(values)
+
+
+def predicted(series: LossSeries, law: GradientLaw, alpha: float) -> Rate | None:
+    """What norm(grad F) >= c (F - F*)^theta predicts from the series' first usable point on, for steps alpha <= 1/L.
+
+    theta: the law's, 1/2 when its interval holds it (or lies below: no L-smooth F has less); c: the least ratio
+    norm(grad F)/(F - F*)^theta over the record. The curve is the descent lemma's, which loses a factor of up to 2
+    in the exponential. times: steps of the record. None when theta is not below 1.
+    """
+    theta = 0.5 if law.theta_interval[0] <= 0.5 else law.theta
+    if not theta < 1:
+        return None
+    steps, excess = series.steps[law.mask], series.values[law.mask] - law.F_star
+    use = excess > 0
+    if int(use.sum()) < 2:
+        return None
+    steps, excess = steps[use], excess[use]
+    c = float((series.gradient_norms[law.mask][use] / excess**theta).min())
+    count = min(int(steps[-1] - steps[0]), 200_000)
+    found = rates(theta, c=c, F0=float(excess[0]), L=1 / alpha, alpha=alpha, steps=max(count, 1))
+    return replace(found, times=found.times + float(steps[0]))
 
 
 def best_pl_factor(mu: float, L: float) -> float:

@@ -63,7 +63,9 @@ def structured_layers(problem: Problem) -> tuple[tuple[Layer, ...], tuple[str, .
         for which in ("weight", "bias"):
             parameter = part._parameters.get(which)
             own = f"{name}.{which}".removeprefix(prefix) if name else which
-            names[which] = own if parameter is not None and own in problem.shapes and owners[id(parameter)] == 1 else None
+            names[which] = (
+                own if parameter is not None and own in problem.shapes and owners[id(parameter)] == 1 else None
+            )
         if names["weight"] or names["bias"]:
             layers.append(Layer(name, part, names["weight"], names["bias"]))
             used |= {own for own in names.values() if own}
@@ -73,9 +75,9 @@ def structured_layers(problem: Problem) -> tuple[tuple[Layer, ...], tuple[str, .
 def _patches(layer: Layer, a: torch.Tensor) -> torch.Tensor:
     """(m, T, in) inputs of a layer as vectors."""
     part: Any = layer.module
-    if isinstance(part, nn.Linear):
+    if type(part) is nn.Linear:
         return a.reshape(a.shape[0], -1, a.shape[-1])
-    if isinstance(part, nn.Conv1d):
+    if type(part) is nn.Conv1d:
         unfolded = functional.unfold(
             a[:, :, None], (1, part.kernel_size[0]), (1, part.dilation[0]), (0, part.padding[0]), (1, part.stride[0])
         )

@@ -1,0 +1,51 @@
+"""Lower bounds of an exponent from arcs: along x = gamma(t), theta >= ord(grad f)/ord(f), in exact arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+
+from tameopt.kl.polynomial import Polynomial
+
+_MOST_ARCS = 4000  # our choice: a second or so
+
+
+def _order(f: Polynomial, coefficients: tuple[int, ...], weights: tuple[int, ...]) -> int | None:
+    """The order of f(c_1 t^w_1, ...) in t; None when it vanishes."""
+    sums: dict[int, Fraction] = {}
+    for e, c in f.terms.items():
+        factor, power = c, 0
+        for a, w, k in zip(coefficients, weights, e, strict=True):
+            if k:
+                if not a:
+                    factor = Fraction(0)
+                    break
+                factor, power = factor * a**k, power + w * k
+        if factor:
+            sums[power] = sums.get(power, Fraction(0)) + factor
+    return min((power for power, total in sums.items() if total), default=None)
+
+
+def monomial_arcs(f: Polynomial) -> tuple[Fraction, str]:
+    """The best ord(grad f)/ord(f) over arcs (c_1 t^w_1, ..., c_n t^w_n), c_i in {0, 1, -1}, w_i in {1, 2, 3}, and the arc.
+
+    A lower bound of the exponent by an exact witness; 0 and "" when every arc is critical or f vanishes on it.
+    """
+    n = len(f.variables)
+    slopes = [f.derivative(j) for j in range(n)]
+    best, words = Fraction(0), ""
+    every = itertools.product(itertools.product((0, 1, -1), repeat=n), itertools.product((1, 2, 3), repeat=n))
+    for coefficients, weights in itertools.islice(every, _MOST_ARCS):
+        if not any(coefficients) or any(w > 1 and not a for a, w in zip(coefficients, weights, strict=True)):
+            continue
+        order = _order(f, coefficients, weights)
+        if order is None:
+            continue
+        found = [o for o in (_order(g, coefficients, weights) for g in slopes) if o is not None]
+        if found and Fraction(min(found), order) > best:
+            best = Fraction(min(found), order)
+            words = ", ".join(
+                f"{v} = {'-' if a < 0 else ''}t^{w}" if a else f"{v} = 0"
+                for v, a, w in zip(f.variables, coefficients, weights, strict=True)
+            )
+    return best, words
