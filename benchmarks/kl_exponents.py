@@ -2,9 +2,10 @@
 
     python benchmarks/kl_exponents.py [COUNT] [SEED]
 
-Hard ones on file (degenerate Newton polygons, coefficients that need towers of number fields, powers), and COUNT random
-polynomials a kind: sparse with integer coefficients, dense, squares of dense ones, products of curves through the origin,
-and (polynomial)^2 + higher terms. Prints the slowest of each kind, and every one that is undecided.
+Hard ones on file (degenerate Newton polygons, coefficients that need towers of number fields, powers), and COUNT
+random polynomials a kind: sparse with integer coefficients, dense, squares of dense ones, products of curves
+through the origin, and (polynomial)^2 + higher terms. Prints the slowest of each kind, and every one that is
+undecided.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from tameopt.kl.polynomial import Polynomial, Terms, add, multiply
 HARD = (
     "(x - y**2)**2 + x**4", "(x - y**2)**2 + y**8", "(x**2 - 2*y**2)**2 + x**5", "(x**2 - 2*y**2)**2 + y**7",
     "((y**2 - x**3)**2 + x**5*y)", "(y**2 - x**3)**2 + x**7*y", "(x**2 + y**2)**3 - 4*x**2*y**2",
-    "(x**3 - 2*y**3)**2 + x**8", "(x**4 - 2*y**4)**2", "(x**2 - 3*y**2)**2 + x**3*y**4 + y**8", "x**8 + y**8 + x**3*y**3",
+    "(x**3 - 2*y**3)**2 + x**8", "(x**4 - 2*y**4)**2",
+    "(x**2 - 3*y**2)**2 + x**3*y**4 + y**8", "x**8 + y**8 + x**3*y**3",
     "(y - x**2)**2*(y + x**2)**2", "((y - x**2)**2 - x**5)*(x + y**3)", "(x**3 + x*y**3 + y**4)**2",
     "(x**2 - y**3)**2 + x*y**5 + y**8", "(x**2 + x*y + y**2)**4", "(x**2 - 5*x*y + y**2)**4 + x**8",
     "x**2*y**2*(x - y)**2*(x + y)**2", "(x*y)**4 + x**7*y + y**8", "(x - y - x**2)**8",

@@ -61,9 +61,8 @@ def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 20260
     print(f"{runs} simulated runs a row, seed {seed}\n")
-    print(
-        "| decay | noise | rho | regimes found | rate covered | F* covered | c covered |\n|---|---|---|---|---|---|---|"
-    )
+    print("| decay | noise | rho | regimes found | rate covered | F* covered | c covered |")
+    print("|---|---|---|---|---|---|---|")
     for case in CASES:
         found, shares = simulate(*case, runs, seed)
         words = ", ".join(f"{name} {count}" for name, count in sorted(found.items(), key=lambda item: -item[1]))

@@ -5,9 +5,9 @@
 Each row runs in a process of its own; seconds are the best of 3 (of 1 where one takes over
 10 s) after a warm-up on 8 samples, memory is the peak of the
 process above what it held before the kernel. torch.func's recipes are those of its documentation ("Neural Tangent
-Kernels"): the contraction of Jacobians (as printed there, and with the Jacobian made once), and NTK-vector products; the
-network is an MLP 784-784-512-outputs (1.02 million parameters for one output), float32. All kernels are compared with the
-first one. `conv` is a small convolutional network. `ends` are the extreme eigenvalues, on top.
+Kernels"): the contraction of Jacobians (as printed there, and with the Jacobian made once), and NTK-vector
+products; the network is an MLP 784-784-512-outputs (1.02 million parameters for one output), float32. All kernels
+are compared with the first one. `conv` is a small convolutional network. `ends` are the extreme eigenvalues, on top.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def test_tampered_splittings_are_rejected():
     assert check_exponent.check(claim)
     series = [list(row) for row in claim["series"]]
     for i in range(4):
-        # a wrong coefficient below the order that matters: the gradient across the curve no longer vanishes far enough
+        # a wrong coefficient of low order: the gradient across the curve no longer vanishes far enough
         wrong = [[*row[:i], str(Fraction(row[i]) + 1), *row[i + 1 :]] for row in series]
         assert not check_exponent.check({**claim, "series": wrong}), i
     assert not check_exponent.check({**claim, "basis": [["1", "0"], ["0", "1"]]})

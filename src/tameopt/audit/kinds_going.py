@@ -90,8 +90,8 @@ def converged(scene: Scene) -> Candidate | None:
     if without_kl is not None:
         return Candidate(
             "degenerate",
-            f"The gradient is small at F = {scene.last_loss:.6g}, but F has no Kurdyka-Lojasiewicz property: a bounded "
-            "path may wind for ever without a limit, so this is no convergence.",
+            f"The gradient is small at F = {scene.last_loss:.6g}, but F has no Kurdyka-Lojasiewicz property: a "
+            "bounded path may wind for ever without a limit, so this is no convergence.",
             (without_kl.statement, *scene.said("point.critical", "iterates.finite_length", "iterates.converge")),
             "high",
             "Do not read a small gradient as convergence here: look at the length of the path.",

@@ -76,7 +76,8 @@ def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[
         "regime": fitted.regime, "reason": fitted.reason, "first_step": fitted.first, "last_step": fitted.last,
         "F_star": fitted.F_star, "F_star_interval": fitted.F_star_interval, "factor": fitted.factor,
         "factor_interval": fitted.factor_interval, "power": fitted.power, "power_interval": fitted.power_interval,
-        "theta": fitted.theta, "theta_interval": fitted.theta_interval, "c": fitted.c, "c_interval": fitted.c_interval,
+        "theta": fitted.theta, "theta_interval": fitted.theta_interval, "c": fitted.c,
+        "c_interval": fitted.c_interval,
         "theta_from_gradients": law.theta if law else None, "pieces": [str(piece) for piece in fitted.pieces],
     }  # fmt: skip
     lines = [f"{fitted.regime.upper()}  {fitted.reason}"]

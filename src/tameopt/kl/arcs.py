@@ -27,7 +27,8 @@ def _order(f: Polynomial, coefficients: tuple[int, ...], weights: tuple[int, ...
 
 
 def monomial_arcs(f: Polynomial) -> tuple[Fraction, str]:
-    """The best ord(grad f)/ord(f) over arcs (c_1 t^w_1, ..., c_n t^w_n), c_i in {0, 1, -1}, w_i in {1, 2, 3}, and the arc.
+    """The best ord(grad f)/ord(f) over arcs (c_1 t^w_1, ..., c_n t^w_n), c_i in {0, 1, -1}, w_i in {1, 2, 3}, and
+    the arc.
 
     A lower bound of the exponent by an exact witness; 0 and "" when every arc is critical or f vanishes on it.
     """

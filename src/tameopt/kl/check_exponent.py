@@ -7,9 +7,10 @@ It shares no code with what finds exponents. Each rule is a theorem with a short
   min abs(x_i) <= abs(f/c)^(1/sum a_i); equality of orders on the diagonal.
 - "nondegenerate": the Morse lemma, 1/2.
 - "corank one": the splitting lemma (`splitting`). With z(y) correct to order M, f along it is correct to order 2 M.
-- "sum" over separate variables: norm(grad f)^2 = sum of norm(grad f_i)^2, and abs(f)^(2 theta) <= C sum abs(f_i)^(2 theta):
-  the largest of the parts, if every part is critical.
-- "power": f = u h^l with u(0) != 0: grad h^l = l h^(l-1) grad h gives 1 - (1 - theta_h)/l, and a unit changes nothing.
+- "sum" over separate variables: norm(grad f)^2 = sum of norm(grad f_i)^2, and abs(f)^(2 theta) <= C sum abs(f_i)^(2
+  theta): the largest of the parts, if every part is critical.
+- "power": f = u h^l with u(0) != 0: grad h^l = l h^(l-1) grad h gives 1 - (1 - theta_h)/l, and a unit changes
+  nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _Terms = dict[tuple[int, ...], Fraction]
 def check(data: Mapping[str, Any]) -> bool:
     """Whether theta is the KL exponent at 0 of the polynomial of the claim.
 
-    data: {"rule": one of the above, "terms": [[[powers], "coefficient"], ...] without a constant term, "theta": "1/2",
-    and what the rule needs}. Raises ValueError when data is no such claim.
+    data: {"rule": one of the above, "terms": [[[powers], "coefficient"], ...] without a constant term, "theta":
+    "1/2", and what the rule needs}. Raises ValueError when data is no such claim.
     """
     try:
         terms = _read(data["terms"])
@@ -178,7 +179,10 @@ def _inner(part: Mapping[str, Any], n: int) -> tuple[_Terms, Fraction, set[int],
 
 
 def _sum(terms: _Terms, theta: Fraction, data: Mapping[str, Any]) -> bool:
-    n, total, used, thetas = len(next(iter(terms))), {}, set(), []
+    n = len(next(iter(terms)))
+    total: _Terms = {}
+    used: set[int] = set()
+    thetas: list[Fraction] = []
     for part in data["parts"]:
         own, inner, variables, holds = _inner(part, n)
         if used & variables or not holds:

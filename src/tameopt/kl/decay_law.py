@@ -4,8 +4,8 @@ If norm(grad F) = c (F - F*)^theta along gradient flow, r = F - F* solves r' = -
 
     r(t) = A (1 + s b t)^(-1/s),   s = 2 theta - 1,   b = c^2 A^s:
 
-exponential for theta = 1/2 (s = 0), the power t^(-1/s) above. One family holds both, and the interval of s says which.
-The noise may be additive (a floor), proportional to the excess (interpolation, multiplicative noise) or both,
+exponential for theta = 1/2 (s = 0), the power t^(-1/s) above. One family holds both, and the interval of s says
+which. The noise may be additive (a floor), proportional to the excess (interpolation, multiplicative noise) or both,
 Var_i = sigma^2 (rho^2 + r_i^2), and correlated like a first-order autoregression along the record.
 """
 
@@ -236,8 +236,10 @@ def _starts(t: np.ndarray, y: np.ndarray, lower: float, s: float | None) -> list
         excess = A * shape(log_b, np.array(curvature), t)
         spread = float(np.std(y - F_star - excess))
         # additive noise as large as the residuals, or a tenth of the smallest excess for proportional noise
-        for rho in (spread / 0.05, 0.1 * float(excess.min()) + 1e-12):
-            found.append(np.array([F_star, np.log(A), log_b, curvature, np.log(max(rho, 1e-15))]))
+        found += [
+            np.array([F_star, np.log(A), log_b, curvature, np.log(max(rho, 1e-15))])
+            for rho in (spread / 0.05, 0.1 * float(excess.min()) + 1e-12)
+        ]
         weights = 1 / (excess**2 + (0.1 * excess.min() + 1e-12) ** 2)
     return found
 

@@ -131,7 +131,7 @@ def of_polynomial(source: str, c: float = 1.0) -> Desingularising:
     Raises ValueError when the exponent is not known exactly.
     """
     found = exponent(source)
-    if found.theta is None:
+    if found.theta is None or found.lower < found.upper:
         raise ValueError(f"the exponent is only known to lie between {found.lower} and {found.upper}: {found.rule}.")
     return power(found.theta, c)
 

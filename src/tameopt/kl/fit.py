@@ -238,8 +238,8 @@ def _values(law: DecayLaw, coordinate: int, fixed: tuple[int, ...]) -> Interval:
 def _converging(found: Fit, reason: str, lower: float | None) -> Fit:
     """Undecided, unless what may still be lost is small against what was: then the limit is placed, the rate is not.
 
-    A twentieth (our choice) of the whole fall may be left, down to the known lower bound or, failing one, to the lower
-    end of F*; with a law that changes along the record that end means nothing.
+    A twentieth (our choice) of the whole fall may be left, down to the known lower bound or, failing one, to the
+    lower end of F*; with a law that changes along the record that end means nothing.
     """
     assert found.series is not None
     values = found.series.values
@@ -256,8 +256,8 @@ def _converging(found: Fit, reason: str, lower: float | None) -> Fit:
     return replace(
         found,
         regime="converging",
-        reason=f"F has fallen to {100 * (end - floor) / (float(values[0]) - floor):.2g}% of what it can lose at most; "
-        f"at which rate is open: {reason}",
+        reason=f"F has fallen to {100 * (end - floor) / (float(values[0]) - floor):.2g}% of what it can lose "
+        f"at most; at which rate is open: {reason}",
         F_star_interval=(min(low, high), high),
     )
 
@@ -265,8 +265,8 @@ def _converging(found: Fit, reason: str, lower: float | None) -> Fit:
 def _drift(law: DecayLaw, own: Interval, own_s: Interval, tail: LossSeries, lower: float | None) -> str:
     """Why the decay may not be extended: its last half alone shows another limit or exponent. "" when it does not.
 
-    A law that holds gives the same F* and the same exponent from a part of the record. A run that slows down for ever (a logarithm, a
-    flat spiral) fits the law everywhere, each time with another limit.
+    A law that holds gives the same F* and the same exponent from a part of the record. A run that slows down for
+    ever (a logarithm, a flat spiral) fits the law everywhere, each time with another limit.
     """
     half = tail.tail(tail.size // 2)
     if half.size < FEWEST:

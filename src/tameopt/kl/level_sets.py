@@ -1,8 +1,9 @@
 """Exponents measured in high precision: arcs on which norm(grad f) is least on the level sets f = +-2^-k, k growing.
 
-Where norm(grad f) is critical on a level set, H grad f = lambda grad f. Solutions x_k of this system are followed to the
-origin; by the curve selection lemma log norm(grad f(x_k)) / log(2^-k) tends to ord(grad f)/ord(f) along each arc, a rational
-number, and no arc gives more than the exponent. Starts are random, so that the worst arc may be missed: a measurement.
+Where norm(grad f) is critical on a level set, H grad f = lambda grad f. Solutions x_k of this system are followed
+to the origin; by the curve selection lemma log norm(grad f(x_k)) / log(2^-k) tends to ord(grad f)/ord(f) along each
+arc, a rational number, and no arc gives more than the exponent. Starts are random, so that the worst arc may be
+missed: a measurement.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _FIRST = (8, 17, 29)  # levels at which arcs are started: an arc may be worst on
 
 @dataclass(frozen=True)
 class Arc:
-    """An arc that was followed: slope of log norm(grad f) on log abs(f), its error, and where it was at the last level."""
+    """An arc that was followed: slope of log norm(grad f) on log abs(f), its error, and where it was at the last
+    level."""
 
     slope: float
     error: float
@@ -35,8 +37,8 @@ class Arc:
     point: tuple[float, ...]
 
 
-def _numbers(f: Polynomial) -> Callable[[Any], Any]:
-    """f for fast evaluation on a list of numbers."""
+def _numbers(f: Polynomial) -> Callable[[Any, Callable[[Fraction], Any]], Any]:
+    """f for fast evaluation on a list of numbers, its coefficients cast to their kind."""
     rows = [([(j, power) for j, power in enumerate(e) if power], c) for e, c in f.terms.items()]
 
     def value(x: Any, cast: Callable[[Fraction], Any]) -> Any:
@@ -98,7 +100,8 @@ class _System:
 def _start(system: _System, k: int, sign: int, generator: np.random.Generator) -> np.ndarray | None:
     """(n + 1,) a solution (x, lambda) at level 2^-k in float64, by Levenberg-Marquardt from a random point.
 
-    The coordinates of the point are powers of the level with random exponents, some of them 0: arcs come in like that.
+    The coordinates of the point are powers of the level with random exponents, some of them 0: arcs come in like
+    that.
     """
     n, level = system.n, sign * 2.0**-k
     x = np.sign(generator.standard_normal(n)) * 2.0 ** (-k * generator.uniform(0.05, 0.6, n))

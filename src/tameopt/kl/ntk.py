@@ -61,11 +61,11 @@ def ntk(
     """The tangent kernel of the samples `indices` (all by default), in the problem's dtype.
 
     method: "structured" uses the structure of linear and convolution layers (`structured_kernel`) and contracts the
-    Jacobian of the other parameters; two samples are computed the other way as well, and when they disagree (a network
-    that mixes samples, weights used in another way) everything is contracted. "contraction" makes the Jacobian for as
-    many samples as `chunk_bytes` holds and multiplies chunk by chunk. "products" never forms K and finds its two ends
-    by Lanczos: lambda_min then is an upper estimate, with its residual. "auto": products past 20,000 rows, else
-    structured where layers with structure hold a tenth of the parameters, else contraction.
+    Jacobian of the other parameters; two samples are computed the other way as well, and when they disagree (a
+    network that mixes samples, weights used in another way) everything is contracted. "contraction" makes the
+    Jacobian for as many samples as `chunk_bytes` holds and multiplies chunk by chunk. "products" never forms K and
+    finds its two ends by Lanczos: lambda_min then is an upper estimate, with its residual. "auto": products past
+    20,000 rows, else structured where layers with structure hold a tenth of the parameters, else contraction.
 
     Memory: K, two chunks, and for the eigenvalues as much again as K. Cost: structured: a forward and k backward
     passes over the samples, and n^2 (k^2 out + in) a layer; contraction: n k vector-Jacobian products and n^2 k^2 d.

@@ -1,7 +1,7 @@
 """Profile-likelihood intervals of a fitted decay: where a parameter may lie, the others following.
 
-The likelihood of (F*, A, b, s) is a long curved valley, so that standard errors mean little; the set of values that are
-not much less likely than the best one follows the valley (Venzon and Moolgavkar 1988).
+The likelihood of (F*, A, b, s) is a long curved valley, so that standard errors mean little; the set of values that
+are not much less likely than the best one follows the valley (Venzon and Moolgavkar 1988).
 """
 
 from __future__ import annotations

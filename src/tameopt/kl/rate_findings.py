@@ -202,5 +202,6 @@ def _compared(constants: Constants | None) -> str:
         return ""
     return (
         f" Over {constants.steps} points with the last theta for the limit: PL {constants.pl:.3g}, error bound "
-        f"norm(grad F) >= {constants.error_bound:.3g} distance, growth F - F* >= {constants.growth / 2:.3g} distance^2."
+        f"norm(grad F) >= {constants.error_bound:.3g} distance, growth "
+        f"F - F* >= {constants.growth / 2:.3g} distance^2."
     )

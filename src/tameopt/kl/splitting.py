@@ -1,10 +1,10 @@
 """The splitting lemma: the nondegenerate directions of a critical point taken out, in exact arithmetic.
 
-Let E span a complement of the Hessian's kernel, and v (one vector here, columns in general) the kernel. By the implicit function theorem grad_z f(y v + E z) = 0 has
-one solution z(y), a power series, and f is, in other analytic coordinates, a nondegenerate quadratic form plus
-g(y) = f(y v + E z(y)) (Gromoll and Meyer 1969). Exponents do not depend on the coordinates, so theta = 1 - 1/ord(g), and
-1/2 when g = 0. If 0 is an isolated critical point (of complex variables), ord(g) - 1 is its multiplicity, at most
-(d - 1)^n by Bezout: a larger order means that g = 0.
+Let E span a complement of the Hessian's kernel, and v (one vector here, columns in general) the kernel. By the
+implicit function theorem grad_z f(y v + E z) = 0 has one solution z(y), a power series, and f is, in other analytic
+coordinates, a nondegenerate quadratic form plus g(y) = f(y v + E z(y)) (Gromoll and Meyer 1969). Exponents do not
+depend on the coordinates, so theta = 1 - 1/ord(g), and 1/2 when g = 0. If 0 is an isolated critical point (of
+complex variables), ord(g) - 1 is its multiplicity, at most (d - 1)^n by Bezout: a larger order means that g = 0.
 """
 
 from __future__ import annotations

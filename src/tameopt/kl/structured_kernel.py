@@ -6,7 +6,8 @@ unfolded patches) has the Jacobian sum_t B_t a_t^T, where B_t = d outputs / d z_
     K[(i, o), (j, p)] = sum_{t, t'} (B_iot . B_jpt') (a_it . a_jt'),
 
 a Hadamard product of two Gram matrices when there is one position: n^2 (k^2 out + in) multiplications where the
-contraction of Jacobians takes n^2 k^2 in out. With many positions the layer's own Jacobian, summed over them, is cheaper.
+contraction of Jacobians takes n^2 k^2 in out. With many positions the layer's own Jacobian, summed over them, is
+cheaper.
 """
 
 from __future__ import annotations
@@ -78,9 +79,13 @@ def _patches(layer: Layer, a: torch.Tensor) -> torch.Tensor:
     if type(part) is nn.Linear:
         return a.reshape(a.shape[0], -1, a.shape[-1])
     if type(part) is nn.Conv1d:
-        unfolded = functional.unfold(
-            a[:, :, None], (1, part.kernel_size[0]), (1, part.dilation[0]), (0, part.padding[0]), (1, part.stride[0])
-        )
+        sizes: list[Any] = [
+            (1, part.kernel_size[0]),
+            (1, part.dilation[0]),
+            (0, part.padding[0]),
+            (1, part.stride[0]),
+        ]
+        unfolded = functional.unfold(a[:, :, None], *sizes)
     else:
         unfolded = functional.unfold(a, part.kernel_size, part.dilation, part.padding, part.stride)
     return unfolded.transpose(1, 2)
