@@ -69,7 +69,7 @@ def train(problem: Problem, share: float, momentum: float, steps: int) -> LossSe
     from tameopt.curvature import spectrum
 
     theta = problem.theta
-    alpha = share / float(spectrum(problem, theta, k=1).values.max())
+    alpha = share / float(spectrum(problem, theta, k=1).eigenvalues.max())
     velocity, recorded = torch.zeros_like(theta), []
     every = steps // 200
     for k in range(steps + 1):
