@@ -2,7 +2,8 @@
 
 Question: on runs whose behaviour is known by construction (tests/audit/labelled.py: true examples of each kind and
 near misses), how often does the verdict name it? Also: does every certificate of every audit replay, is any theorem's
-conclusion violated, and does a step that the verdict calls safe (diverged -> smaller) indeed not diverge?
+conclusion violated, and does a step that the verdict calls safe (diverged -> smaller) indeed not diverge? And where a
+number of steps to go is promised, how far is it from the truth: the same training is run again for as long as needed.
 
     python benchmarks/audit_verdicts.py --seeds 5 --json verdicts.json
 
@@ -32,12 +33,14 @@ from tameopt.audit.conduct import audit
 from tameopt.audit.diagnosis import Diagnosis
 from tameopt.audit.training import train
 from tameopt.evidence import Verdict
+from tameopt.problem import Problem
 
 # what no verdict reads
 _NOT_READ = (
     "kl.ntk", "kl.trap", "kl.margin", "noise.ode", "noise.limit_set", "nonsmooth.goldstein", "nonsmooth.chain_rule",
     "dynamics.gradient_map", "audit.descent",
 )  # fmt: skip
+_LONGEST = 20_000  # steps: longer promises are counted, not waited for
 
 
 def main() -> None:
@@ -93,6 +96,7 @@ def one_run(case: Any, seed: int, full: bool) -> dict[str, Any]:
         }
         if diagnosis.verdict.kind == "diverged":
             row["remedy_diverges"] = remedy_diverges(problem, run.meta, diagnosis, Path(folder) / "again")
+        row |= steps_to_go(problem, run.meta, diagnosis, Path(folder) / "longer")
         row["seconds"] = time.perf_counter() - begun
     return row
 
@@ -115,6 +119,45 @@ def remedy_diverges(problem: Any, meta: dict[str, Any], diagnosis: Diagnosis, ou
     return run.status == "diverged"
 
 
+def steps_to_go(problem: Problem, meta: dict[str, Any], diagnosis: Diagnosis, out: Path) -> dict[str, Any]:
+    """The promised number of steps to a target, the interval, and how many the same training takes when it goes on.
+
+    Training again from the start with the same seed repeats the run, optimizer state included; `taken` is inf when
+    the target is not reached within twice the promise, and None where the promise is too far off to be waited for.
+    """
+    promises = [
+        one for one in diagnosis.findings if one.claim == "rate.steps_to_target" and one.verdict is Verdict.MEASURED
+    ]
+    if not promises or "seconds_training" not in meta:  # a record written by hand cannot be continued
+        return {}
+    promise = promises[0]
+    target = float(re.search(r"reaches ([-+.\de]+\d)", promise.statement)[1])
+    done, ahead = int(meta["steps_done"]), float(promise.value)
+    found = {"target": target, "promised": ahead, "interval": list(promise.evidence.interval or ()), "taken": None}
+    if done + 2 * ahead > _LONGEST:
+        return found
+    settings = dict(meta["optimizer"]["arguments"])
+    full = meta["sampling"] == "full batch"
+    longer = train(
+        problem,
+        optimizer=meta["optimizer"]["name"],
+        lr=settings.pop("lr"),
+        arguments=settings,
+        steps=done + max(int(2 * ahead), 10),
+        batch_size=None if full else meta["batch_size"],
+        sampling="with replacement" if full else meta["sampling"],
+        seed=meta["seed"],
+        out=out,
+    )
+    # with the full batch the loss of each step is F; else F on the recorded grid, a median of three against its noise
+    steps, values = longer.series("loss" if full else "full_loss")
+    if not full:
+        values = np.median(np.stack([np.roll(values, 1), values, np.roll(values, -1)]), axis=0)[1:-1]
+        steps = steps[1:-1]
+    reached = steps[(values <= target) & (steps > done)]
+    return {**found, "taken": float(reached[0] - done) if reached.size else float("inf")}
+
+
 def summary(rows: list[dict[str, Any]]) -> None:
     """The confusion table and the counts."""
     table: dict[str, Counter[str]] = defaultdict(Counter)
@@ -132,6 +175,16 @@ def summary(rows: list[dict[str, Any]]) -> None:
           f"{sum(row.get('not_replaying', 0) for row in rows)}")  # fmt: skip
     remedies = [row["remedy_diverges"] for row in rows if row.get("remedy_diverges") is not None]
     print(f"proposed smaller steps that diverge again: {sum(remedies)} of {len(remedies)}")
+    promised = [row for row in rows if "promised" in row]
+    checked = [row for row in promised if row["taken"] is not None]
+    near = [row for row in checked if abs(row["promised"] - row["taken"]) <= 0.25 * row["taken"] < float("inf")]
+    inside = [row for row in checked if row["interval"][0] <= row["taken"] <= row["interval"][1]]
+    print(f"steps to go: given in {len(promised)} runs, checked in {len(checked)}, within 25%: {len(near)}, inside "
+          f"the 95% interval: {len(inside)}")  # fmt: skip
+    for row in checked:
+        if row not in near:
+            print(f"  {row['case']} (seed {row['seed']}): promised {row['promised']:,.0f} {row['interval']}, "
+                  f"took {row['taken']:,.0f}")  # fmt: skip
     print(f"internal errors: {sum(bool(row['bugs']) for row in rows)}")
     for row in rows:
         if not row["right"] or row["bugs"]:

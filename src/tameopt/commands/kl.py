@@ -60,6 +60,7 @@ def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[
     from tameopt.kl.path import path_length
     from tameopt.kl.rate_findings import exponent_finding, rate_findings
     from tameopt.kl.series import loss_series
+    from tameopt.kl.steps_to_go import steps_finding
     from tameopt.kl.values_findings import values_converge_finding
     from tameopt.run import Run
 
@@ -70,6 +71,7 @@ def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[
     findings = [
         values_converge_finding(fitted, series),
         *rate_findings(fitted, series),
+        steps_finding(fitted, series),
         exponent_finding(law, fitted),
     ]
     document: dict[str, Any] = {

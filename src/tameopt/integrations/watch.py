@@ -8,7 +8,6 @@ parameters, buffers, gradients and random states stay bit for bit what they were
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -18,86 +17,73 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import get_total_norm
 
-from tameopt.batches import Batch, rows, size_of
+from tameopt.batches import Batch, batches_of, size_of
 from tameopt.integrations._budget import Budget, parse_share
+from tameopt.integrations._probes import Probes
+from tameopt.integrations._ranks import GATHERED_BYTES, Alone, Nowhere, Plan, Record, Sharded, plain_copy, sharded
+from tameopt.integrations._samples import Samples
 from tameopt.loss_module import Loss, unwrapped
+from tameopt.probe import NotDeterministicError
 from tameopt.problem import Problem
 from tameopt.run import Run
 
-_LOG = logging.getLogger("tameopt")
-_BUFFER_ROWS = 512  # our choice: sampled steps held on the device before they are written
-_FLUSH_SECONDS = 1.0  # our choice: what a kill -9 may cost
 _WINDOW_STEPS = 100  # consecutive iterates in one window, for the ODE method
-_WINDOW_BYTES = 64 << 20
-_VECTOR_BYTES = 1 << 30  # our choice: a record's copies of theta stop here
-_ESTIMATE_SAMPLES = 256  # our choice: large enough that the fixed cost of a pass does not dominate
-_COLUMNS = ("loss", "gradient_norm", "gradient_norm_before_clipping")
 
 
 class Watch:
     """A training run being watched; made by `tame.watch`.
 
-    run: the record on disk. problem: the full-data objective, or None when no data were given.
+    problem: the full-data objective, or None when no data were given (or it cannot be probed).
     Use it as a context manager, or call `close()` at the end; a run that is never closed stays readable.
     """
 
     def __init__(
         self,
-        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         loss_fn: Loss | None,
-        problem: Problem | None,
-        run: Run,
+        samples: Samples,
+        probes: Probes,
+        run: Run | None,
         budget: Budget,
-        window_steps: int,
-        scaler: Any = None,
+        ranks: Alone,
+        replicas: int,
     ) -> None:
-        self.run = run
-        self.problem = problem
         self.budget = budget
-        self._optimizer = optimizer
-        self._scaler = scaler
-        self._scale = math.nan
-        self._parameters = [
-            parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad
-        ]
-        self._trainable = {
-            name: parameter for name, parameter in unwrapped(model).named_parameters() if parameter.requires_grad
-        }
-        self._d = sum(parameter.numel() for parameter in self._trainable.values())
-        first = self._parameters[0]
-        self._buffer = torch.full((_BUFFER_ROWS, len(_COLUMNS)), math.nan, device=first.device)
-        self._rows: list[tuple[int, float]] = []  # (step, lr) of the buffer's rows
+        self._samples, self._probes, self._ranks, self._replicas = samples, probes, ranks, replicas
+        self._run = run
+        self._record: Record = Nowhere() if run is None else run
         self._step = 0
         self._closure = False
-        self._batch_size = 0  # samples that the loss saw for the first sampled step; -1 once written
+        self._batch_size_written = False
         self._armed = True  # whether the coming step is sampled
         self._next_sample = 0
         self._sample_seconds = 0.0
-        self._loss: torch.Tensor | None = None
-        self._losses = 0
-        self._probing = False
-        self._probe_seconds = self._estimated_probe_seconds()
+        self._probe_due = False
         self._next_probe = 0
-        self._probe_fails = "" if problem is not None else "no data were given"
-        self._window: list[torch.Tensor] = []
-        self._window_start = -1
-        self._window_steps = window_steps
-        self._windows: list[list[int]] = []
-        self._vector_bytes = 0
-        self._flushed = time.perf_counter()
         self._closed = False
-        self._clipping_handles: list[Any] = []
-        self._norms_before: list[torch.Tensor] | None = None
-        self._handles = [
+        self._handles: list[Any] = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
         if isinstance(loss_fn, nn.Module):
             self._handles.append(loss_fn.register_forward_hook(self._see_loss))
-        self._arm_clipping()
+        samples.arm()
+
+    @property
+    def run(self) -> Run:
+        """The record on disk.
+
+        Raises RuntimeError on the ranks that do not record.
+        """
+        if self._run is None:
+            raise RuntimeError(f"rank {self._ranks.rank} keeps no record, rank 0 does: read watching.run there.")
+        return self._run
+
+    @property
+    def problem(self) -> Problem | None:
+        """F over all data, as the probes evaluate it."""
+        return self._probes.problem
 
     # -- what the loop may call ----------------------------------------------------------------------------
 
@@ -106,10 +92,12 @@ class Watch:
 
         loss: scalar tensor; it is kept on its device. batch: its size is recorded once.
         """
-        if loss is not None and self._armed:
-            self._add_loss(loss)
-        if batch is not None and self._batch_size >= 0 and self._armed:
-            self._batch_size += size_of(batch)
+        if not self._armed:
+            return
+        if loss is not None:
+            self._samples.add_loss(loss)
+        if batch is not None:
+            self._samples.batch_size += size_of(batch)
 
     def report(self, **options: Any) -> Any:
         """The audit of the run so far (a Diagnosis); training may go on afterwards."""
@@ -119,87 +107,83 @@ class Watch:
         with_problem = {} if self.problem is None else {"problem": self.problem}
         return tameopt.audit(self.run, **with_problem, **options)
 
+    def flush(self) -> None:
+        """Write the buffered numbers to the record."""
+        self._samples.flush(self._record)
+
     def close(self) -> None:
-        """Write what is held and take the hooks away; the last iterate is saved."""
+        """Write what is held and take the hooks away; the last iterate is saved. With sharded parameters all ranks
+        call it."""
+        self._close(True)
+
+    def _close(self, collectively: bool) -> None:
         if self._closed:
             return
         self._closed = True
-        for handle in (*self._handles, *self._clipping_handles):
+        for handle in self._handles:
             handle.remove()
-        self._probe()
-        self._save_theta()
-        self._end_window()
+        self._samples.disarm()
+        if collectively:
+            self._probes.look(self._record, self._step)
+        self._probes.end_window(self._record)
         self.flush()
-        self.run.update_meta(
+        if self._run is None:
+            return
+        self._run.update_meta(
             {
-                "status": "finished" if self.run.status == "running" else self.run.status,
+                "status": "finished" if self._run.status == "running" else self._run.status,
                 "steps_done": self._step,
                 "watching": {
                     "seconds": self.budget.spent,
                     "share_of_time": self.budget.used,
-                    "probes": int(self.run.series("full_loss")[0].size),
+                    "probes": self._probes.count,
                 },
             }
         )
-        self.run.close()
-        self.run = Run.open(self.run.path)
+        self._run.close()
+        self._run = Run.open(self._run.path)
 
     def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None and not self._closed:
-            self.run.event(self._step, "interrupted", {"by": kind.__name__})
-            self.run.update_meta({"status": "interrupted"})
-        self.close()
+            self._record.event(self._step, "interrupted", {"by": kind.__name__})
+            self._record.update_meta({"status": "interrupted"})
+        # after an exception the other ranks may be elsewhere: nobody would answer a collective
+        self._close(kind is None or self._ranks.world == 1)
 
     def __repr__(self) -> str:
-        return f"Watch({self.run.path.name}, step {self._step:,}, cost {self.budget.used:.1%} of the time)"
+        name = f"rank {self._ranks.rank}" if self._run is None else self._run.path.name
+        return f"Watch({name}, step {self._step:,}, cost {self.budget.used:.1%} of the time)"
 
     # -- hooks ---------------------------------------------------------------------------------------------
 
     def _see_loss(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._armed and not self._probing and torch.is_grad_enabled() and isinstance(output, torch.Tensor):
-            self._add_loss(output)
-            if self._batch_size >= 0 and inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].ndim:
-                self._batch_size += inputs[0].shape[0]
-
-    def _add_loss(self, loss: torch.Tensor) -> None:
-        value = loss.detach().mean()
-        self._loss = value if self._loss is None else self._loss + value
-        self._losses += 1
-
-    def _arm_clipping(self) -> None:
-        """See each gradient as the last backward pass of the coming step leaves it, before any clipping."""
-        if len(self._parameters) > 512:
-            return  # a hook a parameter a step would cost more than it tells
-        self._norms_before = []
-        for handle in self._clipping_handles:
-            handle.remove()
-        seen: dict[int, torch.Tensor] = {}
-
-        def see(parameter: torch.Tensor) -> None:
-            if parameter.grad is not None and not parameter.grad.is_sparse:
-                seen[id(parameter)] = parameter.grad.detach().norm()
-
-        self._seen = seen
-        self._clipping_handles = [
-            parameter.register_post_accumulate_grad_hook(see) for parameter in self._parameters if parameter.is_leaf
-        ]
+        seen = self._armed and not self._probes.running and torch.is_grad_enabled()
+        if seen and isinstance(output, torch.Tensor):
+            self._samples.add_loss(output)
+            if inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].ndim:
+                self._samples.batch_size += inputs[0].shape[0]
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         # optimizer.step(closure) computes the gradients inside (Lightning, LBFGS): they are read after the step
         self._closure = kwargs.get("closure") is not None or any(callable(one) for one in args[1:])
-        if self._step >= self._next_probe and self.budget.allows(self._probe_seconds):
-            self._timed_probe()
+        if self._samples.skips is not None:
+            self._samples.skips.look()
+        if not (self._armed or self._probes.in_window):
+            return
+        begun = time.perf_counter()
+        if self._armed and self._probe_due:
+            self._probes.timed_look(self._record, self._step)
+            self._probe_due = False
+            # geometric spacing: a run of a million steps gets some hundreds of probes, dense where it moves fast
+            self._next_probe = self._step + max(1, self._step // 50)
+        if self._probes.in_window:
+            self._probes.iterate(self._record, self._step)
+        self.budget.spent += time.perf_counter() - begun
         if self._armed and not self._closure:
             self._sample()
-        if self._window_start >= 0:
-            begun = time.perf_counter()
-            self._window.append(self._flat_theta())
-            if len(self._window) > self._window_steps:
-                self._end_window()
-            self.budget.spent += time.perf_counter() - begun
 
     def _after_step(self, *rest: Any) -> None:
         if self._armed and self._closure:
@@ -208,135 +192,39 @@ class Watch:
         if not self._armed and self._step >= self._next_sample:
             begun = time.perf_counter()
             self._armed = True
-            self._arm_clipping()
+            self._samples.arm()
             self.budget.spent += time.perf_counter() - begun
-
-    # -- cheap numbers -------------------------------------------------------------------------------------
 
     def _sample(self) -> None:
         begun = time.perf_counter()
-        with torch.no_grad():
-            row = self._buffer[len(self._rows)]
-            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-            if self._loss is not None:
-                row[0] = self._loss / self._losses
-            if gradients and not any(gradient.is_sparse for gradient in gradients):
-                row[1] = get_total_norm(gradients)
-            if self._clipping_handles and self._seen:
-                norms = list(self._seen.values())
-                row[2] = torch.stack([norm.to(row.device, row.dtype) for norm in norms]).norm()
-        self._rows.append((self._step, float(self._optimizer.param_groups[0]["lr"])))
-        self._loss, self._losses = None, 0
-        if self._batch_size > 0:
-            self.run.update_meta({"batch_size": self._batch_size})
-            self._batch_size = -1  # the first sampled step tells; the last batch of an epoch may be smaller
+        stride, probe = self._samples.take(self._step, self._plan())
+        self._write_batch_size()
         if self._step == 0:
-            self._save_theta()  # F(theta_0) can be evaluated later; theta_0 cannot be had later
-        for handle in self._clipping_handles:
-            handle.remove()
-        self._clipping_handles = []
-        if len(self._rows) == _BUFFER_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS:
+            self._probes.save(self._record, 0)  # F(theta_0) can be evaluated later; theta_0 cannot be had later
+        if self._samples.due():
             self.flush()
         spent = time.perf_counter() - begun
         self.budget.spent += spent
-        self._sample_seconds = spent if not self._sample_seconds else 0.8 * self._sample_seconds + 0.2 * spent
-        # a third of the budget goes to these numbers, the rest to the probes
-        step_seconds = max(self.budget.elapsed - self.budget.spent, 1e-9) / (self._step + 1)
-        stride = math.ceil(3 * self._sample_seconds / (self.budget.share * step_seconds))
-        self._next_sample = self._step + max(1, stride)
+        if self._step:  # the first sample also loads libraries and saves theta_0
+            self._sample_seconds = spent if not self._sample_seconds else 0.8 * self._sample_seconds + 0.2 * spent
+        self._probe_due = bool(probe)
+        self._next_sample = self._step + stride
         self._armed = False
 
-    def flush(self) -> None:
-        """Write the buffered numbers to the record: the only host synchronisation of the cheap part."""
-        self._flushed = time.perf_counter()
-        if not self._rows:
-            return
-        numbers = self._buffer[: len(self._rows)].double().cpu()
-        self._buffer.fill_(math.nan)
-        steps = [step for step, _ in self._rows]
-        columns: dict[str, list[float]] = {"lr": [lr for _, lr in self._rows]}
-        for index, name in enumerate(_COLUMNS):
-            if not bool(torch.isnan(numbers[:, index]).all()) or self.run.series(name)[0].size:
-                columns[name] = numbers[:, index].tolist()
-        self._rows = []
-        self.run.record_many(steps, columns)
-        if self._scaler is not None:
-            scale = float(self._scaler.get_scale())
-            self.run.record(steps[-1], {"grad_scale": scale})
-            if scale < self._scale:
-                self.run.event(steps[-1], "gradient scale fell", {"from": self._scale, "to": scale})
-            self._scale = scale
+    def _plan(self) -> Plan:
+        """Steps to the next sample, and whether that one is probed; rank 0's plan is every rank's."""
+        # a third of the budget goes to these numbers, the rest to the probes
+        step_seconds = max(self.budget.elapsed - self.budget.spent, 1e-9) / (self._step + 1)
+        stride = max(1, math.ceil(3 * self._sample_seconds / (self.budget.share * step_seconds)))
+        due = self._step + stride >= self._next_probe and self.budget.allows(self._probes.seconds)
+        return stride, int(due)
 
-    # -- probes --------------------------------------------------------------------------------------------
-
-    def _timed_probe(self) -> None:
-        begun = time.perf_counter()
-        self._probe()
-        self._save_theta()
-        if self._window_start < 0 and self._window_affordable():
-            self._window_start = self._step
-        seconds = time.perf_counter() - begun
-        self.budget.spent += seconds
-        self._probe_seconds = seconds
-        # geometric spacing: a run of a million steps gets some hundreds of probes, dense where it moves fast
-        self._next_probe = self._step + max(1, self._step // 50)
-
-    def _probe(self) -> None:
-        """F and its gradient over all data at the present theta."""
-        if self._probe_fails or self.problem is None:
-            return
-        self._probing = True
-        try:
-            value, gradient = self.problem.value_and_gradient()
-            self.run.record(self._step, {"full_loss": float(value), "full_gradient_norm": float(gradient.norm())})
-        except Exception as error:  # noqa: BLE001 - whatever a person's model raises, their training goes on
-            self._probe_fails = f"{type(error).__name__}: {error}"
-            _LOG.warning("tameopt: the full-data probe is off from step %d on: %s", self._step, self._probe_fails)
-            self.run.event(self._step, "probe disabled", {"probe": "full loss", "reason": self._probe_fails})
-        finally:
-            self._probing = False
-
-    def _estimated_probe_seconds(self) -> float:
-        """What a probe will cost, from a part of the data: the first probe of a large problem must fit too."""
-        if self.problem is None or self.problem.is_function:
-            return 0.0
-        batch = next(iter(self.problem.batches))
-        part = rows(batch, slice(0, min(_ESTIMATE_SAMPLES, size_of(batch))))
-        theta = self.problem.theta
-        self.problem.batch_gradient(theta, part)  # the first call warms up
-        begun = time.perf_counter()
-        self.problem.batch_gradient(theta, part)
-        return (time.perf_counter() - begun) * self.problem.n / size_of(part)
-
-    def _flat_theta(self) -> torch.Tensor:
-        return torch.cat([parameter.detach().reshape(-1) for parameter in self._trainable.values()])
-
-    def _save_theta(self) -> None:
-        bytes_needed = 4 * self._d
-        if self._vector_bytes + bytes_needed > _VECTOR_BYTES:
-            return
-        self._vector_bytes += bytes_needed
-        self.run.save_vectors(self._step, {"theta": self._flat_theta()})
-
-    def _window_affordable(self) -> bool:
-        bytes_needed = 4 * self._d * (self._window_steps + 1)
-        spaced = not self._windows or self._step > 2 * self._windows[-1][1]
-        return (
-            self._window_steps > 0
-            and spaced
-            and bytes_needed <= _WINDOW_BYTES
-            and self._vector_bytes + bytes_needed <= _VECTOR_BYTES
-        )
-
-    def _end_window(self) -> None:
-        if self._window_start >= 0 and len(self._window) > 1:
-            first = self._step - len(self._window) + 1 if not self._closed else self._step - len(self._window)
-            steps = list(range(first, first + len(self._window)))
-            self.run.save_block("theta", steps, torch.stack(self._window))
-            self._vector_bytes += 4 * self._d * len(self._window)
-            self._windows.append([steps[0], steps[-1]])
-            self.run.update_meta({"windows": self._windows})
-        self._window, self._window_start = [], -1
+    def _write_batch_size(self) -> None:
+        # the first sampled step tells; the last batch of an epoch may be smaller
+        if self._samples.batch_size and not self._batch_size_written:
+            self._record.update_meta({"batch_size": self._samples.batch_size * self._replicas})
+            self._batch_size_written = True
+        self._samples.batch_size = 0
 
 
 def _arguments(group: dict[str, Any]) -> dict[str, Any]:
@@ -393,10 +281,14 @@ def watch(
     window_steps: consecutive iterates kept in a window now and then (0 for none).
     scaler: the loop's GradScaler, whose scale is recorded; a step that it skips is not counted as a step.
 
-    Under torch.distributed only rank 0 watches; the other ranks get a Watch that does nothing but hold no hooks.
+    Under DDP only rank 0 watches, the other ranks get a Watch that does nothing. With sharded parameters (FSDP2's
+    fully_shard, DTensor) every rank must call `watch` (after sharding, before the first step) and `close`: all enter
+    one all-reduce of six numbers at a sampled step; a probe gathers theta on every rank (up to 2 GiB, beyond that
+    only the cheap numbers are recorded), each rank evaluates its share of the data, and rank 0 writes.
 
-    Raises ValueError for a bad budget, an optimizer without trainable parameters, parameters that are sharded
-    (DTensor), or data the model cannot run on.
+    A loss that draws random numbers even in eval mode is no F: its probe is off, with a warning, the rest is watched.
+
+    Raises ValueError for a bad budget, an optimizer without trainable parameters, or data the model cannot run on.
 
     >>> import tempfile
     >>> model = torch.nn.Linear(3, 1)
@@ -412,25 +304,33 @@ def watch(
     """
     share = parse_share(budget)
     optimizer = innermost(optimizer)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not any(parameter.requires_grad for parameter in parameters):
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = [parameter for parameter in held if parameter.requires_grad]
+    if not trained:
         raise ValueError("the optimizer must hold trainable parameters, it holds none: pass model.parameters().")
-    sharded = [type(parameter).__name__ for parameter in parameters if type(parameter.data).__name__ == "DTensor"]
-    if sharded:
-        raise ValueError(
-            "watch takes whole parameters, these are sharded (DTensor): not measured under FSDP; watch a replicated "
-            "(DDP) run, or audit a full checkpoint."
-        )
-    problem = None
-    if data is not None and (loss_fn is not None or forward is not None):
-        problem = Problem(model, loss_fn, data, forward=forward, batch_size=batch_size, mode="eval")
     inner = unwrapped(model)
+    label = name or type(inner).__name__.removeprefix("FSDP").lower()
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    spread = sharded(held)
+    rank = torch.distributed.get_rank() if several else 0
+    if rank and not spread:
+        return Idle(rank)
+    ranks = Sharded(trained[0].device) if spread else Alone()
+    parameters = [parameter for parameter in inner.parameters() if parameter.requires_grad]
+    d = sum(parameter.numel() for parameter in parameters)
+    gathers = not spread or d * parameters[0].element_size() <= GATHERED_BYTES
+    problem, fails = None, ""
+    if data is not None and (loss_fn is not None or forward is not None):
+        if gathers:
+            problem, fails = _problem(inner, loss_fn, data, forward, batch_size, ranks)
+        else:
+            fails = f"theta takes more than {GATHERED_BYTES >> 30} GiB: it is not gathered on every rank"
     settings = {
-        "target": name or type(inner).__name__,
-        "problem": type(inner).__name__,
-        "d": sum(parameter.numel() for parameter in inner.parameters() if parameter.requires_grad),
+        "target": name or type(inner).__name__.removeprefix("FSDP"),
+        "problem": type(inner).__name__.removeprefix("FSDP"),
+        "d": d,
         "n": problem.n if problem is not None else None,
-        "dtype": str(next(inner.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(parameters[0].dtype).removeprefix("torch."),
         "optimizer": {
             "name": type(optimizer).__name__,
             "arguments": _arguments(optimizer.param_groups[0]),
@@ -440,24 +340,55 @@ def watch(
         "watched": True,
         "budget": share,
     }
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    root = Path(out)
-    label = name or type(inner).__name__.lower()
-    if rank:
-        return _Idle(root / label)
-    run = Run.create(_free_folder(root, label), settings)
-    return Watch(model, optimizer, loss_fn, problem, run, Budget(share), window_steps, scaler)
+    run = None if rank else Run.create(_free_folder(Path(out), label), settings)
+    replicated = isinstance(model, nn.parallel.DistributedDataParallel)
+    replicas = torch.distributed.get_world_size() if several and replicated else 1
+    samples = Samples(optimizer, trained, ranks, scaler, accumulated=not replicated)
+    probes = Probes(problem, parameters, ranks, window_steps, fails, gathers)
+    watching = Watch(optimizer, loss_fn, samples, probes, run, Budget(share), ranks, replicas)
+    if fails:
+        probes.disable(watching._record, 0, fails)
+    return watching
 
 
-class _Idle(Watch):
-    """What ranks other than 0 hold: no hooks, no record."""
+def _problem(
+    model: nn.Module,
+    loss_fn: Loss | None,
+    data: Any,
+    forward: Callable[[nn.Module, Batch], torch.Tensor] | None,
+    batch_size: int | None,
+    ranks: Alone,
+) -> tuple[Problem | None, str]:
+    """F over all data, or why there is none. With several ranks the data are cut so that each has a batch."""
+    if ranks.world > 1:
+        model = plain_copy(model)
+        data = batches_of(data, batch_size)
+        share = -(-data.n // ranks.world)
+        batch_size = min(data.batch_size, share) if data.indexable else None
+        data = data.whole if data.indexable else list(data)
+    try:
+        return Problem(model, loss_fn, data, forward=forward, batch_size=batch_size, mode="eval"), ""
+    except NotDeterministicError as error:
+        return None, str(error)
 
-    def __init__(self, path: Path) -> None:
-        self.problem = None
+
+class Idle(Watch):
+    """What ranks other than 0 hold under DDP: no hooks, no record."""
+
+    def __init__(self, rank: int) -> None:
         self.budget = Budget(0.5)
-        self._path = path
+        self._rank = rank
         self._closed = True
-        self._armed = False
+
+    @property
+    def run(self) -> Run:
+        """Raises RuntimeError: there is no record here."""
+        raise RuntimeError(f"rank {self._rank} keeps no record, rank 0 does: read watching.run there.")
+
+    @property
+    def problem(self) -> Problem | None:
+        """None: the probes are rank 0's."""
+        return None
 
     def step(self, loss: torch.Tensor | None = None, batch: Batch = None) -> None:
         """Nothing."""
@@ -466,6 +397,9 @@ class _Idle(Watch):
         """Nothing."""
 
     def flush(self) -> None:
+        """Nothing."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Nothing."""
 
     def __repr__(self) -> str:

@@ -26,6 +26,7 @@ from tameopt.kl.pl import Constants, path_constants, path_pl
 from tameopt.kl.rate_findings import exponent_finding, pl_finding, rate_findings
 from tameopt.kl.rates import Rate, predicted
 from tameopt.kl.series import LossSeries, loss_series
+from tameopt.kl.steps_to_go import steps_finding
 from tameopt.kl.trap import trap_certificate
 from tameopt.kl.values_findings import (
     descend_finding,
@@ -93,6 +94,7 @@ def _analyse_run(context: Context) -> Answer:
         values_converge_finding(fitted, series),
         noise_floor_finding(fitted, series),
         *rate_findings(fitted, series),
+        steps_finding(fitted, series, lower),
         *iterates_findings(run, fitted, law, length),
         exponent_finding(law, fitted, _without_kl(context)),
         pl_finding(pl, fitted, _constants(run, series, fitted)),

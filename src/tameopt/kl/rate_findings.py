@@ -1,8 +1,6 @@
-"""What the record of a run says about its rate: linear or sublinear, steps to a target, exponent, constants."""
+"""What the record of a run says about its rate: linear or sublinear, exponent, constants."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
@@ -14,7 +12,7 @@ from tameopt.kl.series import LossSeries
 
 
 def rate_findings(fit: Fit, series: LossSeries) -> list[Finding]:
-    """rate.linear, rate.sublinear and rate.steps_to_target."""
+    """rate.linear and rate.sublinear."""
     unit = "step" if series.clock_name == "step" else "unit of the summed step sizes"
     window = f"over steps {fit.first:,} to {fit.last:,}, {fit.points} points"
     if fit.regime == "linear":
@@ -72,42 +70,7 @@ def rate_findings(fit: Fit, series: LossSeries) -> list[Finding]:
             )
             for claim in ("rate.linear", "rate.sublinear")
         ]
-    findings.append(_steps_finding(fit))
     return findings
-
-
-def _steps_finding(fit: Fit) -> Finding:
-    claim = "rate.steps_to_target"
-    if fit.regime not in ("linear", "sublinear"):
-        return unknown(
-            claim,
-            f"No number of steps can be promised: {fit.reason}.",
-            missing="a decay that the record decides to be linear or sublinear",
-            scope=Scope.RUN,
-        )
-    target = fit.F_star + fit.excess / 10
-    steps, (low, high) = fit.steps_to(target)
-    if not (math.isfinite(steps) and math.isfinite(high)):
-        return unknown(
-            claim,
-            f"No number of steps to F = {target:.2g}, a tenth of what is left, can be promised: the interval of the "
-            "fitted limit reaches past it.",
-            missing="a limit value known better than the distance to it",
-            remedy="Fit.steps_to(target) for a target of yours",
-            scope=Scope.RUN,
-        )
-    return measured(
-        claim,
-        f"F reaches {target:.6g}, a tenth of its present distance to the limit, in {steps:,.0f} more steps "
-        f"[{low:,.0f}, {high:,.0f}].",
-        steps,
-        method=f"the fitted {fit.regime} decay extended",
-        error_kind="95% profile-likelihood interval",
-        interval=(low, high),
-        scope=Scope.RUN,
-        sample_size=fit.points,
-        seed=fit.seed,
-    )
 
 
 def exponent_finding(law: GradientLaw | None, fit: Fit, without_kl: Finding | None = None) -> Finding:

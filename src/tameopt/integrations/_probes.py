@@ -1,0 +1,141 @@
+"""What costs a watched training most: F and its gradient over all data, copies of theta, windows of iterates."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tameopt.batches import rows, size_of
+from tameopt.integrations._ranks import Alone, Record
+from tameopt.problem import Problem
+
+_LOG = logging.getLogger("tameopt")
+_WINDOW_BYTES = 64 << 20
+_VECTOR_BYTES = 1 << 30  # our choice: a record's copies of theta stop here
+_ESTIMATE_SAMPLES = 256  # our choice: large enough that the fixed cost of a pass does not dominate
+
+
+class Probes:
+    """Full-data probes and copies of theta, on every rank that holds a part of theta.
+
+    problem: None when no data were given; parameters: the trainable ones in the order of theta. gathers: whether
+    theta may be put together at all. seconds: what the last probe took, at first an estimate.
+    """
+
+    def __init__(
+        self,
+        problem: Problem | None,
+        parameters: Sequence[torch.Tensor],
+        ranks: Alone,
+        window_steps: int,
+        fails: str = "",
+        gathers: bool = True,
+    ) -> None:
+        self.problem, self._parameters, self._ranks = problem, parameters, ranks
+        self._bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+        self.fails = fails or ("" if problem is not None else "no data were given")
+        self._gathers = gathers
+        self.running = False
+        self.count = 0
+        self._window: list[torch.Tensor] = []
+        self.in_window = False
+        self._window_start = 0
+        self._window_steps = window_steps
+        self._windows: list[list[int]] = []
+        self._written_bytes = 0
+        self.seconds = _estimated_seconds(problem, ranks.world)
+
+    def look(self, run: Record, step: int) -> None:
+        """F and its gradient over all data at the present theta, which is saved too."""
+        theta = self._theta()
+        if theta is None:
+            return
+        self._full_value(run, step, theta)
+        self._save(run, step, theta)
+
+    def save(self, run: Record, step: int) -> None:
+        """The present theta alone."""
+        theta = self._theta()
+        if theta is not None:
+            self._save(run, step, theta)
+
+    def timed_look(self, run: Record, step: int) -> None:
+        """A probe inside the budget; a window of consecutive iterates may begin with it."""
+        begun = time.perf_counter()
+        self.look(run, step)
+        if not self.in_window and self._window_affordable(step):
+            self.in_window, self._window_start = True, step
+        self.seconds = time.perf_counter() - begun
+
+    def iterate(self, run: Record, step: int) -> None:
+        """One more iterate of the present window."""
+        theta = self._theta()
+        assert theta is not None
+        self._window.append(theta)
+        if len(self._window) > self._window_steps:
+            self.end_window(run)
+
+    def end_window(self, run: Record) -> None:
+        """Write the window that was begun, if any."""
+        if self.in_window and len(self._window) > 1:
+            steps = list(range(self._window_start, self._window_start + len(self._window)))
+            run.save_block("theta", steps, torch.stack(self._window))
+            self._written_bytes += self._bytes * len(self._window)
+            self._windows.append([steps[0], steps[-1]])
+            run.update_meta({"windows": self._windows})
+        self._window, self.in_window = [], False
+
+    def disable(self, run: Record, step: int, reason: str) -> None:
+        """No more full-data probes; the training goes on."""
+        self.fails = reason
+        _LOG.warning("tameopt: the full-data probe is off from step %d on: %s", step, reason)
+        run.event(step, "probe disabled", {"probe": "full loss", "reason": reason})
+
+    def _full_value(self, run: Record, step: int, theta: torch.Tensor) -> None:
+        if self.fails or self.problem is None:
+            return
+        self.running = True
+        try:
+            value, norm = self._ranks.full_value(self.problem, theta)
+            run.record(step, {"full_loss": value, "full_gradient_norm": norm})
+            self.count += 1
+        except Exception as error:  # noqa: BLE001 - whatever a person's model raises, their training goes on
+            self.disable(run, step, f"{type(error).__name__}: {error}")
+        finally:
+            self.running = False
+
+    def _theta(self) -> torch.Tensor | None:
+        return self._ranks.flat(self._parameters) if self._gathers else None
+
+    def _save(self, run: Record, step: int, theta: torch.Tensor) -> None:
+        if self._written_bytes + self._bytes <= _VECTOR_BYTES:
+            self._written_bytes += self._bytes
+            run.save_vectors(step, {"theta": theta})
+
+    def _window_affordable(self, step: int) -> bool:
+        needed = self._bytes * (self._window_steps + 1)
+        spaced = not self._windows or step > 2 * self._windows[-1][1]
+        return (
+            self._gathers
+            and self._window_steps > 0
+            and spaced
+            and needed <= _WINDOW_BYTES
+            and self._written_bytes + needed <= _VECTOR_BYTES
+        )
+
+
+def _estimated_seconds(problem: Problem | None, world: int) -> float:
+    """What a probe will cost, from a part of the data: the first probe of a large problem must fit too."""
+    if problem is None or problem.is_function:
+        return 0.0
+    batch: Any = next(iter(problem.batches))
+    part = rows(batch, slice(0, min(_ESTIMATE_SAMPLES, size_of(batch))))
+    theta = problem.theta
+    problem.batch_gradient(theta, part)  # the first call warms up
+    begun = time.perf_counter()
+    problem.batch_gradient(theta, part)
+    return (time.perf_counter() - begun) * problem.n / size_of(part) / world

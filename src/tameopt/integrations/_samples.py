@@ -1,0 +1,177 @@
+"""The cheap numbers of a watched training: loss, steps, gradient norms, kept on the device and written now and then.
+
+They are read at some steps only, spaced so that they take a third of the budget; nothing is done in between.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+
+from tameopt.integrations._ranks import Alone, Plan, Record
+
+_BUFFER_ROWS = 512  # our choice: sampled steps held on the device before they are written
+_FLUSH_SECONDS = 1.0  # our choice: what a kill -9 may cost
+_HOOKED_PARAMETERS = 512  # our choice: beyond, a hook a parameter would cost more than it tells
+_COLUMNS = ("loss", "gradient_norm", "gradient_norm_before_clipping")
+
+
+class Samples:
+    """What is known of the sampled steps and not yet written.
+
+    parameters: those of the optimizer that are trained. accumulated: whether the gradient that backward leaves in
+    .grad is the step's own (not under DDP, which averages it afterwards), so that its norm before clipping is known.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: list[torch.Tensor],
+        ranks: Alone,
+        scaler: Any,
+        accumulated: bool,
+    ) -> None:
+        self._optimizer, self._parameters, self._ranks = optimizer, parameters, ranks
+        device = parameters[0].device
+        self._buffer = torch.full((_BUFFER_ROWS, len(_COLUMNS)), math.nan, device=device)
+        self._unknown = torch.full((), math.nan, device=device)
+        self._rows: list[tuple[int, list[float]]] = []  # (step, lr of each group) of the buffer's rows
+        self._written: set[str] = set()
+        self._loss: torch.Tensor | None = None
+        self._losses = 0
+        self.batch_size = 0  # samples that the loss saw for the present step
+        self._flushed = time.perf_counter()
+        self._hooked = accumulated and len(parameters) <= _HOOKED_PARAMETERS
+        self._handles: list[Any] = []
+        self._seen: dict[int, torch.Tensor] = {}
+        self.skips = Skips(scaler) if scaler is not None and scaler.is_enabled() else None
+
+    def arm(self) -> None:
+        """See each gradient as the last backward pass of the coming step leaves it, before any clipping."""
+        if not self._hooked:
+            return
+        self.disarm()
+        self._seen = {}
+
+        def see(parameter: torch.Tensor) -> None:
+            if parameter.grad is not None and not parameter.grad.is_sparse:
+                self._seen[id(parameter)] = self._ranks.local_norm(parameter.grad)
+
+        self._handles = [
+            parameter.register_post_accumulate_grad_hook(see) for parameter in self._parameters if parameter.is_leaf
+        ]
+
+    def disarm(self) -> None:
+        """Take the hooks of `arm` away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def add_loss(self, loss: torch.Tensor) -> None:
+        """A loss of the coming step; several, when gradients are accumulated, are averaged."""
+        value = loss.detach().mean()
+        self._loss = value if self._loss is None else self._loss + value
+        self._losses += 1
+
+    def take(self, step: int, plan: Plan) -> Plan:
+        """Put the numbers of this step into the buffer; returns the plan that holds for all ranks."""
+        with torch.no_grad():
+            loss = self._unknown if self._loss is None else (self._loss / self._losses).to(self._unknown)
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            after = self._unknown
+            if gradients and not any(gradient.is_sparse for gradient in gradients):
+                after = self._joined([self._ranks.local_norm(gradient) for gradient in gradients])
+            before = self._joined(list(self._seen.values())) if self._handles and self._seen else self._unknown
+            if self.skips is not None:
+                # backward left scaled gradients; a fused optimizer unscales them inside its step
+                before = before / self.skips.scale.to(before)
+                if getattr(self._optimizer, "grad_scale", None) is not None:
+                    after = after / self.skips.scale.to(after)
+            numbers, self.batch_size, plan = self._ranks.join(loss, after, before, self.batch_size, plan)
+            self._buffer[len(self._rows)] = numbers
+        self._rows.append((step, [float(group["lr"]) for group in self._optimizer.param_groups]))
+        self._loss, self._losses = None, 0
+        self.disarm()
+        return plan
+
+    def _joined(self, norms: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([norm.to(self._unknown) for norm in norms]).norm()
+
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return len(self._rows) == _BUFFER_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS
+
+    def flush(self, run: Record) -> None:
+        """Write the buffered numbers to the record: the only host synchronisation of the cheap part."""
+        self._flushed = time.perf_counter()
+        if not self._rows:
+            return
+        numbers = self._buffer[: len(self._rows)].double().cpu()
+        self._buffer.fill_(math.nan)
+        steps, alphas = [step for step, _ in self._rows], [lrs for _, lrs in self._rows]
+        self._rows = []
+        columns: dict[str, list[float]] = {"lr": [lrs[0] for lrs in alphas]}
+        for group in range(1, min(len(lrs) for lrs in alphas)):
+            name = f"lr of group {group}"
+            if name in self._written or any(lrs[group] != lrs[0] for lrs in alphas):
+                columns[name] = [lrs[group] for lrs in alphas]
+        for index, name in enumerate(_COLUMNS):
+            if name in self._written or not bool(torch.isnan(numbers[:, index]).all()):
+                columns[name] = numbers[:, index].tolist()
+        self._written |= set(columns)
+        run.record_many(steps, columns)
+        if self.skips is not None:
+            self.skips.write(run, steps[-1])
+
+
+class Skips:
+    """How often a GradScaler has skipped a step, without waiting for the device.
+
+    A skip multiplies the scale by the backoff factor; growth after enough good steps multiplies it by another. Both
+    are followed from step to step on the device: what the growth does not explain is backoff.
+    """
+
+    def __init__(self, scaler: Any) -> None:
+        self._scaler = scaler
+        self._expected: torch.Tensor | None = None
+        self._count: torch.Tensor | None = None
+        self._written = 0
+        self._scale = math.nan
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """() the scale that the last backward pass used."""
+        scale = self._scaler._scale
+        return torch.ones(()) if scale is None else scale
+
+    def look(self) -> None:
+        """Called before each step that is made."""
+        scaler = self._scaler
+        scale, good = scaler._scale, scaler._growth_tracker
+        if scale is None:
+            return
+        with torch.no_grad():
+            if self._expected is None:
+                expected = torch.full_like(scale, scaler._init_scale)
+            else:
+                expected = self._expected
+            skipped = torch.log(expected / scale) / -math.log(scaler.get_backoff_factor())
+            count = torch.zeros((), device=scale.device) if self._count is None else self._count
+            self._count = count + skipped.round().clamp_(min=0.0).reshape(())
+            grows = good + 1 == scaler.get_growth_interval()
+            self._expected = torch.where(grows, scale * scaler.get_growth_factor(), scale).clone()
+
+    def write(self, run: Record, step: int) -> None:
+        """The scale and the number of skipped steps so far; an event when some were skipped since the last time."""
+        scale, skipped = float(self._scaler.get_scale()), 0 if self._count is None else int(self._count)
+        run.record(step, {"grad_scale": scale, "skipped_steps": float(skipped)})
+        if skipped > self._written:
+            run.event(
+                step,
+                "steps skipped by GradScaler",
+                {"since_last_time": skipped - self._written, "in_all": skipped, "scale": scale},
+            )
+        self._written = skipped
