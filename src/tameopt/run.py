@@ -8,7 +8,6 @@ are committed to SQLite's write-ahead log, vectors are written aside and renamed
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -22,49 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 
-FORMAT_VERSION = 1
-_APPLICATION_ID = 0x7A3E0  # marks our SQLite files; a foreign database has another
-_RECORD = "record.sqlite"
-_VECTORS = "vectors"
+from tameopt.record_file import (
+    FORMAT_VERSION,
+    RECORD,
+    VECTORS,
+    RunBusyError,
+    RunFormatError,
+    check,
+    check_header,
+    connect,
+    make,
+    translate,
+    write_lock,
+)
 
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE scalars (name INTEGER NOT NULL, step INTEGER NOT NULL, value REAL, PRIMARY KEY (name, step))
-    WITHOUT ROWID;
-CREATE TABLE vectors (name TEXT NOT NULL, step INTEGER NOT NULL, file TEXT NOT NULL, row INTEGER,
-    PRIMARY KEY (name, step)) WITHOUT ROWID;
-CREATE TABLE events (id INTEGER PRIMARY KEY, step INTEGER NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL,
-    time REAL NOT NULL);
-"""
-
-
-class RunFormatError(ValueError):
-    """The folder or file is not a run that this version can read; the message says why."""
-
-
-class RunBusyError(RuntimeError):
-    """Another process is writing this run."""
-
-
-def _translate(path: Path, error: sqlite3.Error) -> Exception:
-    """SQLite's errors in words: what happened, what is safe, what to do."""
-    code = getattr(error, "sqlite_errorname", "") or ""
-    if code == "SQLITE_FULL":
-        return OSError(f"the disk is full: nothing recorded before in {path} is lost; free some space and go on.")
-    if code.startswith("SQLITE_IOERR"):
-        return OSError(
-            f"{path} could not be written or read ({code}): nothing recorded before is lost; check the disk's space "
-            "and quota, then go on."
-        )
-    if code.startswith("SQLITE_READONLY") or code == "SQLITE_CANTOPEN":
-        return PermissionError(f"{path} cannot be written: choose a folder that can be written (--out).")
-    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return RunBusyError(f"{path} is locked by another process: try again when it has finished.")
-    return RunFormatError(
-        f"{path} must be a tameopt record, SQLite says {str(error)!r}: it is damaged or not ours. "
-        "If the run folder was copied while it was written, copy record.sqlite-wal with it."
-    )
+__all__ = ["FORMAT_VERSION", "Run", "RunBusyError", "RunFormatError"]
 
 
 class Run:
@@ -98,32 +69,21 @@ class Run:
         Raises FileExistsError, PermissionError or OSError saying what to do.
         """
         folder = Path(path)
-        if (folder / _RECORD).exists():
+        if (folder / RECORD).exists():
             raise FileExistsError(
                 f"{folder} already holds a run: choose another name, or resume it with Run.open(write=True)."
             )
         try:
-            (folder / _VECTORS).mkdir(parents=True, exist_ok=True)
-            lock = _write_lock(folder)
+            (folder / VECTORS).mkdir(parents=True, exist_ok=True)
+            lock = write_lock(folder)
         except PermissionError as error:
             raise PermissionError(
                 f"{folder} cannot be written: choose a folder that can be written (--out)."
             ) from error
         except (FileExistsError, NotADirectoryError) as error:
             raise NotADirectoryError(f"{folder} must be a folder, it is a file: choose another name.") from error
-        # The schema appears under its final name only when it is whole, so that a reader never sees half of it.
-        half = folder / (_RECORD + ".new")
-        half.unlink(missing_ok=True)
-        try:
-            with contextlib.closing(sqlite3.connect(half, isolation_level=None)) as connection:
-                connection.executescript(
-                    f"PRAGMA application_id={_APPLICATION_ID}; PRAGMA user_version={FORMAT_VERSION};"
-                    f"PRAGMA journal_mode=DELETE; BEGIN; {_SCHEMA} COMMIT;"
-                )
-            os.replace(half, folder / _RECORD)
-        except sqlite3.Error as error:
-            raise _translate(folder, error) from error
-        run = cls(folder, _connect(folder, write=True), lock)
+        make(folder)
+        run = cls(folder, connect(folder, write=True), lock)
         run.update_meta({"status": "running", "created": time.time(), **(meta or {})})
         return run
 
@@ -134,36 +94,18 @@ class Run:
         Raises FileNotFoundError, RunFormatError for what is not a run or a damaged one, RunBusyError.
         """
         folder = Path(path)
-        if folder.name == _RECORD:
+        if folder.name == RECORD:
             folder = folder.parent
         if not folder.exists():
             raise FileNotFoundError(f"no run at {folder}: nothing is there.")
-        record = folder / _RECORD
-        if not record.is_file():
-            raise RunFormatError(f"{folder} must be a folder with {_RECORD}, it has none: it is not a tameopt run.")
-        with record.open("rb") as file:
-            header = file.read(100)
-        if not header.startswith(b"SQLite format 3\0"):
-            raise RunFormatError(f"{record} must be an SQLite file, it is not: it is damaged or not ours.")
-        lock = _write_lock(folder) if write else None
-        connection = _connect(folder, write=write)
+        check_header(folder)
+        lock = write_lock(folder) if write else None
         try:
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if application != _APPLICATION_ID:
-                raise RunFormatError(f"{record} is an SQLite file of another program, not a tameopt run.")
-            if version > FORMAT_VERSION:
-                raise RunFormatError(
-                    f"{folder} has format {version}, this tameopt reads up to {FORMAT_VERSION}: upgrade tameopt."
-                )
-            (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if problem != "ok":
-                raise RunFormatError(f"{record} is damaged or truncated: {problem}.")
-        except sqlite3.Error as error:
-            connection.close()
-            raise _translate(record, error) from error
-        except RunFormatError:
-            connection.close()
+            connection = connect(folder, write=write)
+            check(folder, connection)
+        except BaseException:
+            if lock is not None:
+                os.close(lock)
             raise
         return cls(folder, connection, lock)
 
@@ -233,7 +175,7 @@ class Run:
         self._require_writable()
         # A second save at the same step goes beside the first: files already referred to are never rewritten.
         serial = 0
-        while (target := self.path / _VECTORS / f"{stem}{f'.{serial}' if serial else ''}.safetensors").exists():
+        while (target := self.path / VECTORS / f"{stem}{f'.{serial}' if serial else ''}.safetensors").exists():
             serial += 1
         half = target.with_suffix(".half")
         try:
@@ -331,12 +273,12 @@ class Run:
             raise KeyError(f"{name!r} was not saved at step {step} of {self.path}; see vector_steps({name!r}).")
         file, row = rows[0]
         try:
-            with safe_open(self.path / _VECTORS / file, framework="pt") as tensors:
+            with safe_open(self.path / VECTORS / file, framework="pt") as tensors:
                 if row is None:
                     return tensors.get_tensor(name)
                 return tensors.get_slice(name)[row]
         except (SafetensorError, OSError) as error:
-            raise RunFormatError(f"{self.path / _VECTORS / file} is missing or damaged: {error}") from error
+            raise RunFormatError(f"{self.path / VECTORS / file} is missing or damaged: {error}") from error
 
     def vectors(self, steps: Sequence[int] | np.ndarray, name: str = "theta") -> torch.Tensor:
         """(m, d) a saved vector at several steps; each file is opened once.
@@ -362,13 +304,13 @@ class Run:
         found: dict[int, torch.Tensor] = {}
         for file, its_places in places.items():
             try:
-                with safe_open(self.path / _VECTORS / file, framework="pt") as tensors:
+                with safe_open(self.path / VECTORS / file, framework="pt") as tensors:
                     whole = tensors.get_slice(name)
                     for place in its_places:
                         row = known[wanted[place]][1]
                         found[place] = tensors.get_tensor(name) if row is None else whole[row]
             except (SafetensorError, OSError) as error:
-                raise RunFormatError(f"{self.path / _VECTORS / file} is missing or damaged: {error}") from error
+                raise RunFormatError(f"{self.path / VECTORS / file} is missing or damaged: {error}") from error
         return torch.stack([found[place] for place in range(len(wanted))])
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
@@ -385,7 +327,7 @@ class Run:
         try:
             return self._connection.execute(text, values).fetchall()
         except sqlite3.Error as error:
-            raise _translate(self.path / _RECORD, error) from error
+            raise translate(self.path / RECORD, error) from error
 
     def _require_writable(self) -> None:
         if self._lock is None:
@@ -403,7 +345,7 @@ class Run:
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
-            raise _translate(self.path / _RECORD, error) from error
+            raise translate(self.path / RECORD, error) from error
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
@@ -427,46 +369,3 @@ def _json(setting: Any) -> str:
 
 def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:80]
-
-
-def _connect(folder: Path, *, write: bool) -> sqlite3.Connection:
-    record = (folder / _RECORD).absolute()
-    # A reader of a run whose writer was killed must be able to replay the log, so it opens the file for writing and
-    # is then held to queries. Only on a read-only medium is it opened as such; a finished run has no log to share
-    # there, and SQLite must be told so.
-    writable = os.access(folder, os.W_OK) and os.access(record, os.W_OK)
-    mode = "rw" if write or writable else "ro"
-    frozen = mode == "ro" and not (folder / (_RECORD + "-wal")).exists()
-    try:
-        connection = sqlite3.connect(
-            f"{record.as_uri()}?mode={mode}{'&immutable=1' if frozen else ''}",
-            uri=True,
-            isolation_level=None,
-            timeout=10.0,
-            check_same_thread=False,
-        )
-        if write:
-            connection.execute("PRAGMA journal_mode=WAL")
-            # NORMAL: no fsync a commit. A killed process loses nothing; a power cut may lose the last seconds.
-            connection.execute("PRAGMA synchronous=NORMAL")
-        else:
-            connection.execute("PRAGMA query_only=1")
-    except sqlite3.Error as error:
-        raise _translate(record, error) from error
-    return connection
-
-
-def _write_lock(folder: Path) -> int:
-    """An exclusive lock that the system releases when the process ends, however it ends."""
-    handle = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(handle, 32).decode(errors="replace").strip()
-        os.close(handle)
-        raise RunBusyError(
-            f"{folder} is being written by process {owner or '(unknown)'}: stop it first, or choose another name."
-        ) from error
-    os.ftruncate(handle, 0)
-    os.write(handle, str(os.getpid()).encode())
-    return handle

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +137,49 @@ def test_wandb_gets_increasing_steps(tmp_path: Path) -> None:
     log = Log()
     assert to_wandb(recorded(tmp_path), log) == 5
     assert log.rows[2] == (2, {"tameopt/loss": 1.0, "tameopt/lr": 0.1})
+
+
+def wandb_packets(log: bytes) -> Iterator[bytes]:
+    """The records of an offline file: LevelDB's log format after a header of 7 bytes, checksums not looked at."""
+    place, whole = 7, b""
+    while place + 7 <= len(log):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768  # the rest of a block that holds no header is padding
+            continue
+        length, kind = struct.unpack_from("<HB", log, place + 4)
+        whole += log[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a full record, or its last part
+            yield whole
+            whole = b""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    from wandb.proto import wandb_internal_pb2
+
+    from tameopt.integrations.trackers import to_wandb
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with wandb.init(project="p", dir=tmp_path, mode="offline") as tracked:
+        assert to_wandb(recorded(tmp_path), tracked) == 5
+    wandb.teardown()  # its process writes the file; it has written when it has ended
+    (file,) = tmp_path.rglob("*.wandb")
+    history = []
+    for packet in wandb_packets(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(packet)
+        if record.WhichOneof("record_type") == "history":
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            history.append(
+                {key: number for key, number in row.items() if key.startswith("tameopt") or key == "_step"}
+            )
+    assert history == [
+        {"tameopt/loss": 3.0, "tameopt/lr": 0.1, "_step": 0},
+        {"tameopt/lr": 0.1, "_step": 1},
+        {"tameopt/loss": 1.0, "tameopt/lr": 0.1, "_step": 2},
+    ]
 
 
 @pytest.mark.filterwarnings("ignore")

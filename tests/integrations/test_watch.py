@@ -7,6 +7,7 @@ import logging
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -192,19 +193,107 @@ def test_an_optimizer_without_parameters_to_train_is_refused(tmp_path: Path) -> 
         tame.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), out=tmp_path)
 
 
-def test_skipped_steps_are_not_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_skipped_steps_are_counted_and_norms_are_unscaled(tmp_path: Path, fused: bool) -> None:
     model = nn.Linear(6, 3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+    # growth after two good steps, so that a skip that follows it leaves the scale where it was
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+    broken, norms = {2, 3, 7, 9}, []
     with tame.watch(model, optimizer, out=tmp_path, budget=0.99, scaler=scaler) as watching:
-        for attempt in range(6):
+        for attempt in range(10):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(X), Y)
-            scaler.scale(loss * (float("inf") if attempt == 2 else 1.0)).backward()
+            gradients = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+            norms.append(float(torch.cat([gradient.reshape(-1) for gradient in gradients]).norm()))
+            scaler.scale(loss * (float("inf") if attempt in broken else 1.0)).backward()
             scaler.step(optimizer)
             scaler.update()
-    assert watching.run.meta["steps_done"] == 5
-    assert watching.run.series("grad_scale")[1][-1] == 512.0
+    run = watching.run
+    assert run.series("skipped_steps")[1][-1] == len(broken)
+    assert run.events("steps skipped by GradScaler")[-1]["data"]["in_all"] == len(broken)
+    # a fused optimizer is called on skipped steps too, and skips inside
+    assert run.meta["steps_done"] == (10 if fused else 6)
+    made = norms if fused else [norm for attempt, norm in enumerate(norms) if attempt not in broken]
+    for name in ("gradient_norm", "gradient_norm_before_clipping"):
+        steps, recorded = run.series(name)
+        finite = [(made[step], norm) for step, norm in zip(steps, recorded, strict=True) if np.isfinite(norm)]
+        assert len(finite) >= 4
+        assert [norm for _, norm in finite] == pytest.approx([true for true, _ in finite], rel=1e-4), name
+
+
+def test_the_steps_of_every_group_are_recorded(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters(), "lr": 0.02}]
+    optimizer = torch.optim.SGD(groups)
+    with tame.watch(model, optimizer, out=tmp_path, budget=0.99) as watching:
+        for _ in range(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+    assert set(watching.run.series("lr")[1]) == {0.1} and set(watching.run.series("lr of group 1")[1]) == {0.02}
+    assert [group["lr"] for group in watching.run.meta["optimizer"]["groups"]] == [0.1, 0.02]
+
+
+class Random(nn.Module):
+    """Draws random numbers in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x + 0.1 * torch.randn_like(x))
+
+
+def test_a_random_loss_turns_the_probe_off_and_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="tameopt"):
+        watching = train(Random(), 10, {"out": tmp_path, "budget": 0.99})  # type: ignore[arg-type]
+    assert watching is not None and watching.problem is None
+    assert "F must be one number for one theta" in caplog.text
+    assert watching.run.events("probe disabled") and watching.run.series("loss")[1].size
+
+
+def test_a_disk_that_fills_stops_the_record_and_not_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = tame.Run.record_many, []
+
+    def full(run: tame.Run, steps: list[int], columns: dict[str, list[float]]) -> None:
+        if len(written) >= 3:
+            raise OSError("the disk is full: nothing recorded before is lost; free some space and go on.")
+        written.append(len(steps))
+        write(run, steps, columns)
+
+    monkeypatch.setattr(tame.Run, "record_many", full)
+    plain, watched = network(), network()
+    train(plain, 30, None)
+    with caplog.at_level(logging.WARNING, logger="tameopt"):
+        watching = train(watched, 30, {"out": tmp_path, "budget": 0.99})
+    for left, right in zip(plain.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(left, right)
+    assert caplog.text.count("recording has stopped, training goes on: the disk is full") == 1
+    assert watching is not None and watching.run.series("full_loss")[1].size == 3
+
+
+def test_clocks_that_jump_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tameopt.report import live
+
+    real, calls = time.time, []
+
+    def jumping() -> float:
+        calls.append(0)
+        return real() + (-86_400.0 if len(calls) % 2 else 86_400.0)
+
+    monkeypatch.setattr(time, "time", jumping)
+    watching = train(network(), 20, {"out": tmp_path, "budget": 0.9})
+    assert watching is not None and calls
+    run = watching.run
+    assert run.meta["steps_done"] == 20 and 0 < run.meta["watching"]["share_of_time"] < 50
+    steps, _ = run.series("full_loss")
+    assert list(steps) == sorted(steps)
+    first = live.snapshot(run)
+    assert "finished" in live.line(live.snapshot(run, first))
 
 
 def test_gradients_that_a_closure_computes_are_the_steps_own(tmp_path: Path) -> None:

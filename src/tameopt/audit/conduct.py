@@ -83,7 +83,7 @@ def audit(
     if run is None:
         assert target.problem is not None
         options = training_options(target.training, optimizer, arguments, lr, steps, batch_size, schedule, sampling)
-        folder = Path(out) if out is not None else _folder(target.problem.name, options, seed)
+        folder = Path(out) if out is not None else new_folder(target.problem.name, options, seed)
         say(f"training {target.problem.name}")
         run = train(target.problem, **options, seed=seed, out=folder, progress=progress, target=target.text)
         trained_here = True
@@ -178,7 +178,7 @@ def _target(subject: Any, problem: Problem | None, seed: int) -> Target:
     return Target(found.text, problem, found.run, found.training) if problem is not None else found
 
 
-def _folder(name: str, options: Mapping[str, Any], seed: int) -> Path:
+def new_folder(name: str, options: Mapping[str, Any], seed: int) -> Path:
     """runs/<problem>-<four hex digits>, not there yet."""
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[:60] or "run"
     for attempt in range(10_000):

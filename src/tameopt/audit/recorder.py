@@ -11,12 +11,30 @@ import torch
 from tameopt.run import Run
 
 _GRID_POINTS = 160  # our choice: enough for fits of rates, cheap beside thousands of steps
+_FEWEST_POINTS = 40
+_CHEAP_SECONDS = 3.0  # our choice
+_SHARE = 0.25
 _VECTOR_BYTES = 256 << 20  # our choice: what the iterates of one run may take on disk
 _WINDOW_BYTES = 48 << 20
 _WINDOW_STEPS = 160  # consecutive steps in a window, for the ODE method
 _STATES = 5
 _FLUSH_SECONDS = 1.0  # what kill -9 can cost at most, besides the present window
 _FLUSH_STEPS = 512
+
+
+def affordable_points(seconds_a_look: float, seconds_training: float) -> int:
+    """How often F may be looked at: as often as fits read well, less where that is dear.
+
+    While all looks together stay within seconds, the number does not depend on the machine; beyond, they get a
+    quarter of the training's time, in halvings, and at least the fewest with which a rate can be fitted.
+
+    >>> affordable_points(0.001, 2.0), affordable_points(1.0, 300.0), affordable_points(60.0, 300.0)
+    (160, 40, 40)
+    """
+    points, allowed = _GRID_POINTS, max(_CHEAP_SECONDS, _SHARE * seconds_training)
+    while points > _FEWEST_POINTS and points * seconds_a_look > allowed:
+        points //= 2
+    return points
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,8 @@ class Grid:
             every = frozenset(range(steps))
             return Grid(every, every, ((0, steps),), states)
         even = {round(i * steps / points) for i in range(points)}
-        early = {round(1.35**i) - 1 for i in range(1, 40)}
+        growth = 1.35 ** (_GRID_POINTS / points) ** 0.5
+        early = {round(growth**i) - 1 for i in range(1, 40)}
         full = {k for k in even | early if 0 <= k < steps}
         room = max(4, _VECTOR_BYTES // size)
         thetas = set(sorted(full)[:: max(1, -(-len(full) // room))])

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from tameopt import optim
-from tameopt.audit.recorder import Grid, Recorder
+from tameopt.audit.recorder import Grid, Recorder, affordable_points
 from tameopt.audit.symptoms.nonfinite import locate
 from tameopt.audit.threads import threads_for
-from tameopt.batches import Batch, size_of
+from tameopt.batches import Batch, rows, size_of
 from tameopt.optim import schedules
 from tameopt.problem import Problem
 from tameopt.run import Run
@@ -27,6 +27,7 @@ Sampling = Literal["full batch", "with replacement", "reshuffled", "unknown"]
 Progress = Callable[[int, int, float], None]
 
 _BLOW_UP = 1e10  # our choice: a loss this many times its start (plus one) will not come back
+_PRICED_SAMPLES = 256  # our choice: enough that the fixed cost of a pass does not dominate
 _FLOAT64_NUMBERS = 50_000_000  # d * 8 bytes: up to 400 MB the full loss is summed in float64
 
 
@@ -165,8 +166,9 @@ class _Loop:
 
     def run(self, run: Run, progress: Progress | None) -> str:
         """Train; returns the status."""
-        grid = Grid.plan(self.steps, self.problem.dim, self.dtype.itemsize)
-        run.update_meta({"windows": [list(window) for window in grid.windows]})
+        points = affordable_points(*self._prices())
+        grid = Grid.plan(self.steps, self.problem.dim, self.dtype.itemsize, points)
+        run.update_meta({"windows": [list(window) for window in grid.windows], "grid_points": points})
         recorder = Recorder(run, grid)
         begun = time.perf_counter()
         self._looking = 0.0
@@ -201,6 +203,19 @@ class _Loop:
         if progress is not None:
             progress(k, self.steps, self._last_loss)
         return status
+
+    def _prices(self) -> tuple[float, float]:
+        """Seconds of F and its gradient over all samples, and of the whole training without a record."""
+        if self.problem.is_function:
+            return 0.0, 0.0
+        theta, whole = self._flat(), next(iter(self.batches))
+        part = rows(whole, slice(0, min(_PRICED_SAMPLES, size_of(whole))))
+        step = rows(whole, slice(0, min(self.batch_size, size_of(whole))))
+        exactly = self._exactly()
+        precise = next(iter(exactly.batches))
+        look = _seconds(lambda: exactly.batch_gradient(theta, rows(precise, slice(0, size_of(part)))))
+        train = _seconds(lambda: self.problem.batch_gradient(theta, step))
+        return look * self.problem.n / size_of(part), train * self.steps * self.batch_size / size_of(step)
 
     def _step(self, k: int, batch: Batch, recorder: Recorder) -> None:
         """Step k. Raises _DivergedError before theta is changed when the loss or gradient is not finite."""
@@ -320,6 +335,16 @@ class _Loop:
         generator = torch.Generator().manual_seed(self.seed)
         for indices in self.problem.sample_batches(self.batch_size, generator, self.sampling == "with replacement"):
             yield self.batches.pick(indices)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """The faster of two calls after one to warm up."""
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
 
 
 class _DivergedError(Exception):

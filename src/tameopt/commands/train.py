@@ -48,7 +48,7 @@ def train(
     options = conduct.training_options(
         found.training, optimizer, pairs(argument), lr, steps, batch_size_of(batch_size), schedule, sampling
     )
-    folder = folder_of(out, name) or conduct._folder(found.problem.name, options, seed)
+    folder = folder_of(out, name) or conduct.new_folder(found.problem.name, options, seed)
     with progress(quiet) as say:
         run = train_run(
             found.problem,

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from tameopt.batches import rows, size_of
-from tameopt.integrations._ranks import Alone, Record
+from tameopt.integrations._ranks import Alone
+from tameopt.integrations._record import Record
 from tameopt.problem import Problem
 
 _LOG = logging.getLogger("tameopt")

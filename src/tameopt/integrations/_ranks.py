@@ -8,8 +8,8 @@ are, and its decision travels with the sums of the sample before. Rank 0 alone w
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,39 +20,6 @@ from tameopt.problem import Problem
 
 Plan = tuple[int, int]  # steps to the next sample, and whether that one is probed
 GATHERED_BYTES = 2 << 30  # our choice: theta is gathered whole on every rank up to 2 GiB
-
-
-class Record(Protocol):
-    """What a watch writes to: a Run, or nothing on the ranks that do not record."""
-
-    def record(self, step: int, scalars: Mapping[str, float]) -> None: ...
-    def record_many(self, steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None: ...
-    def save_vectors(self, step: int, vectors: Mapping[str, torch.Tensor]) -> None: ...
-    def save_block(self, name: str, steps: Sequence[int], rows: torch.Tensor) -> None: ...
-    def event(self, step: int, kind: str, data: Mapping[str, Any] | None = None) -> None: ...
-    def update_meta(self, settings: Mapping[str, Any]) -> None: ...
-
-
-class Nowhere:
-    """The record of a rank that does not record."""
-
-    def record(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def record_many(self, steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
-        """Nothing."""
-
-    def save_vectors(self, step: int, vectors: Mapping[str, torch.Tensor]) -> None:
-        """Nothing."""
-
-    def save_block(self, name: str, steps: Sequence[int], rows: torch.Tensor) -> None:
-        """Nothing."""
-
-    def event(self, step: int, kind: str, data: Mapping[str, Any] | None = None) -> None:
-        """Nothing."""
-
-    def update_meta(self, settings: Mapping[str, Any]) -> None:
-        """Nothing."""
 
 
 class Alone:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from tameopt.integrations._ranks import Alone, Plan, Record
+from tameopt.integrations._ranks import Alone, Plan
+from tameopt.integrations._record import Record
 
 _BUFFER_ROWS = 512  # our choice: sampled steps held on the device before they are written
 _FLUSH_SECONDS = 1.0  # our choice: what a kill -9 may cost
@@ -40,6 +41,7 @@ class Samples:
         self._unknown = torch.full((), math.nan, device=device)
         self._rows: list[tuple[int, list[float]]] = []  # (step, lr of each group) of the buffer's rows
         self._written: set[str] = set()
+        self._last = 0  # the last step written
         self._loss: torch.Tensor | None = None
         self._losses = 0
         self.batch_size = 0  # samples that the loss saw for the present step
@@ -47,7 +49,8 @@ class Samples:
         self._hooked = accumulated and len(parameters) <= _HOOKED_PARAMETERS
         self._handles: list[Any] = []
         self._seen: dict[int, torch.Tensor] = {}
-        self.skips = Skips(scaler) if scaler is not None and scaler.is_enabled() else None
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        self.skips = Skips(scaler, fused) if scaler is not None and scaler.is_enabled() else None
 
     def arm(self) -> None:
         """See each gradient as the last backward pass of the coming step leaves it, before any clipping."""
@@ -104,9 +107,11 @@ class Samples:
         """Whether it is time to write."""
         return len(self._rows) == _BUFFER_ROWS or time.perf_counter() - self._flushed > _FLUSH_SECONDS
 
-    def flush(self, run: Record) -> None:
+    def flush(self, run: Record, ended: bool = False) -> None:
         """Write the buffered numbers to the record: the only host synchronisation of the cheap part."""
         self._flushed = time.perf_counter()
+        if self.skips is not None and (self._rows or ended):
+            self.skips.write(run, self._rows[-1][0] if self._rows else self._last, ended)
         if not self._rows:
             return
         numbers = self._buffer[: len(self._rows)].double().cpu()
@@ -123,23 +128,22 @@ class Samples:
                 columns[name] = numbers[:, index].tolist()
         self._written |= set(columns)
         run.record_many(steps, columns)
-        if self.skips is not None:
-            self.skips.write(run, steps[-1])
+        self._last = steps[-1]
 
 
 class Skips:
     """How often a GradScaler has skipped a step, without waiting for the device.
 
-    A skip multiplies the scale by the backoff factor; growth after enough good steps multiplies it by another. Both
-    are followed from step to step on the device: what the growth does not explain is backoff.
+    A skip multiplies the scale by the backoff factor, growth after enough good steps by another. A plain optimizer
+    is called on good steps only: what lies between two calls is that step's growth, if it was due, and the skips
+    since. A fused optimizer is called on every step and skips inside: a scale that fell in between is one skip.
     """
 
-    def __init__(self, scaler: Any) -> None:
-        self._scaler = scaler
-        self._expected: torch.Tensor | None = None
+    def __init__(self, scaler: Any, fused: bool) -> None:
+        self._scaler, self._fused = scaler, fused
+        self._expected: torch.Tensor | None = None  # the scale when nothing is skipped until the next call
         self._count: torch.Tensor | None = None
         self._written = 0
-        self._scale = math.nan
 
     @property
     def scale(self) -> torch.Tensor:
@@ -150,23 +154,31 @@ class Skips:
     def look(self) -> None:
         """Called before each step that is made."""
         scaler = self._scaler
-        scale, good = scaler._scale, scaler._growth_tracker
+        scale = scaler._scale
         if scale is None:
             return
         with torch.no_grad():
-            if self._expected is None:
-                expected = torch.full_like(scale, scaler._init_scale)
-            else:
-                expected = self._expected
-            skipped = torch.log(expected / scale) / -math.log(scaler.get_backoff_factor())
-            count = torch.zeros((), device=scale.device) if self._count is None else self._count
-            self._count = count + skipped.round().clamp_(min=0.0).reshape(())
-            grows = good + 1 == scaler.get_growth_interval()
-            self._expected = torch.where(grows, scale * scaler.get_growth_factor(), scale).clone()
+            skipped = self._since(scale)
+            self._count = skipped if self._count is None else self._count + skipped
+            grows = scaler._growth_tracker + 1 == scaler.get_growth_interval()
+            grown = scale if self._fused else scale * scaler.get_growth_factor()
+            self._expected = torch.where(grows, grown, scale).clone()
 
-    def write(self, run: Record, step: int) -> None:
-        """The scale and the number of skipped steps so far; an event when some were skipped since the last time."""
-        scale, skipped = float(self._scaler.get_scale()), 0 if self._count is None else int(self._count)
+    def _since(self, scale: torch.Tensor) -> torch.Tensor:
+        """Skips between the last call and now, () on the device."""
+        expected = torch.full_like(scale, self._scaler._init_scale) if self._expected is None else self._expected
+        skipped = (torch.log(expected / scale) / -math.log(self._scaler.get_backoff_factor())).round()
+        return skipped.clamp(0.0, 1.0 if self._fused else math.inf).reshape(())
+
+    def write(self, run: Record, step: int, ended: bool) -> None:
+        """The scale and the number of skipped steps so far; an event when some were skipped since the last time.
+
+        ended: the training is over, so that skips since the last step that was made are complete.
+        """
+        skipped = 0 if self._count is None else int(self._count)
+        if ended and self._scaler._scale is not None:
+            skipped += int(self._since(self._scaler._scale))
+        scale = float(self._scaler.get_scale())
         run.record(step, {"grad_scale": scale, "skipped_steps": float(skipped)})
         if skipped > self._written:
             run.event(

@@ -21,7 +21,8 @@ from torch import nn
 from tameopt.batches import Batch, batches_of, size_of
 from tameopt.integrations._budget import Budget, parse_share
 from tameopt.integrations._probes import Probes
-from tameopt.integrations._ranks import GATHERED_BYTES, Alone, Nowhere, Plan, Record, Sharded, plain_copy, sharded
+from tameopt.integrations._ranks import GATHERED_BYTES, Alone, Plan, Sharded, plain_copy, sharded
+from tameopt.integrations._record import Record
 from tameopt.integrations._samples import Samples
 from tameopt.loss_module import Loss, unwrapped
 from tameopt.probe import NotDeterministicError
@@ -52,7 +53,7 @@ class Watch:
         self.budget = budget
         self._samples, self._probes, self._ranks, self._replicas = samples, probes, ranks, replicas
         self._run = run
-        self._record: Record = Nowhere() if run is None else run
+        self._record = Record(run)
         self._step = 0
         self._closure = False
         self._batch_size_written = False
@@ -126,10 +127,10 @@ class Watch:
         if collectively:
             self._probes.look(self._record, self._step)
         self._probes.end_window(self._record)
-        self.flush()
+        self._samples.flush(self._record, ended=True)
         if self._run is None:
             return
-        self._run.update_meta(
+        self._record.update_meta(
             {
                 "status": "finished" if self._run.status == "running" else self._run.status,
                 "steps_done": self._step,

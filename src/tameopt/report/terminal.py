@@ -1,4 +1,7 @@
-"""A diagnosis on the terminal: the verdict first, then questions, theorems, costs and what was skipped."""
+"""A diagnosis on the terminal: the verdict first, then questions, theorems, costs and what was skipped.
+
+Short by default, so that the verdict stays on the screen; `full` prints what lies beneath each line.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from rich.text import Text
 
 from tameopt import __version__
 from tameopt.audit.diagnosis import Diagnosis
-from tameopt.evidence import Outcome, Verdict
+from tameopt.evidence import Outcome
 from tameopt.report import model
 from tameopt.report.citation import TELLING
 from tameopt.report.model import Level
@@ -40,21 +43,21 @@ _OUTCOME_STYLE = {
 def render(diagnosis: Diagnosis, report_path: str = "", full: bool = False) -> RenderableType:
     """The diagnosis as one rich renderable.
 
-    report_path: of the HTML report, shown at the end. full: every theorem with its hypotheses, rather than those
-    that say something about this run.
+    report_path: of the HTML report, shown at the end. full: the evidence of each answer and every theorem with its
+    hypotheses, rather than one line each.
     """
     parts: list[RenderableType] = [_head(diagnosis), Text(), _verdict(diagnosis)]
     if diagnosis.bugs:
         parts += [Text(), *(Text(literal(f"BUG OF TAMEOPT  {bug}"), "bold red") for bug in diagnosis.bugs)]
     if diagnosis.questions:
-        parts += [Text(), Padding(_questions(diagnosis), (0, 0, 0, 1))]
-    for group in model.ledger(diagnosis):
-        for judgement in group.judgements:
-            if full or group.outcome in TELLING:
+        parts += [Text(), Padding(_questions(diagnosis, full), (0, 0, 0, 1))]
+    if full:
+        for group in model.ledger(diagnosis):
+            for judgement in group.judgements:
                 parts += [Text(), Padding(_theorem(judgement), (0, 0, 0, 1))]
-    if not full:
-        parts += _briefly(diagnosis)
-    parts += [Text(), *_foot(diagnosis, report_path)]
+    else:
+        parts += _theorems_briefly(diagnosis)
+    parts += [Text(), *_foot(diagnosis, report_path, full)]
     return Group(*parts)
 
 
@@ -91,8 +94,8 @@ def _verdict(diagnosis: Diagnosis) -> RenderableType:
     return table
 
 
-def _questions(diagnosis: Diagnosis) -> Table:
-    # short answers stand beside their evidence; sentences get the width, with the evidence under them
+def _questions(diagnosis: Diagnosis, full: bool) -> Table:
+    # short answers stand beside their evidence; sentences get the width, with the evidence, if wanted, under them
     short = all(len(row.answer) <= _SHORT and len(row.evidence) <= _SHORT for row in diagnosis.questions)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("Question", ratio=2)
@@ -109,7 +112,7 @@ def _questions(diagnosis: Diagnosis) -> Table:
             table.add_row(question, answer, why, worth)
         else:
             why.stylize("dim")
-            table.add_row(question, Group(answer, why), worth)
+            table.add_row(question, Group(answer, why) if full else answer, worth)
     return table
 
 
@@ -138,36 +141,42 @@ def _theorem(judgement: Judgement) -> RenderableType:
     return Group(*parts)
 
 
-def _briefly(diagnosis: Diagnosis) -> list[RenderableType]:
-    """The theorems that say nothing about this run, one line each."""
+def _theorems_briefly(diagnosis: Diagnosis) -> list[RenderableType]:
+    """One line for each theorem that says something about this run, and how many do not."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(ratio=1)
+    silent = []
     for group in model.ledger(diagnosis):
-        if group.outcome in TELLING:
+        if group.outcome not in TELLING:
+            silent.append(f"{len(group.judgements)} {group.outcome!s}")
             continue
         for judgement in group.judgements:
-            why = Text(literal(judgement.title)).append(f": {literal(_why_not(judgement))}", "dim")
-            table.add_row(Text(str(group.outcome), _OUTCOME_STYLE[group.outcome]), why)
-    if not table.rows:
-        return []
-    return [Text(), Padding(Text("Other theorems", "dim"), (0, 0, 0, 1)), Padding(table, (0, 0, 0, 3))]
+            line = Text(literal(judgement.title))
+            if any(prediction.agrees is False for prediction in judgement.predictions):
+                line.append("  a prediction DISAGREES", "red")
+            table.add_row(Text(str(group.outcome), _OUTCOME_STYLE[group.outcome]), line)
+    parts: list[RenderableType] = []
+    if table.rows or silent:
+        parts += [Text(), Padding(Text("Theorems", "dim"), (0, 0, 0, 1))]
+    if table.rows:
+        parts.append(Padding(table, (0, 0, 0, 1)))
+    if silent:
+        parts.append(Padding(Text(f"others: {', '.join(silent)} (--full says why)", "dim"), (0, 0, 0, 1)))
+    return parts
 
 
-def _why_not(judgement: Judgement) -> str:
-    wanted = Verdict.REFUTED if judgement.outcome is Outcome.FAILS else Verdict.UNKNOWN
-    for hypothesis in judgement.hypotheses:
-        if hypothesis.verdict is wanted and not hypothesis.locally:
-            return f"{hypothesis.statement}: {hypothesis.reason}"
-    return judgement.missing[0] if judgement.missing else judgement.sentence
-
-
-def _foot(diagnosis: Diagnosis, report_path: str) -> list[RenderableType]:
+def _foot(diagnosis: Diagnosis, report_path: str, full: bool) -> list[RenderableType]:
     lines: list[RenderableType] = []
     if cost := model.costs(diagnosis):
         lines.append(Text(f" cost: {cost}", "dim"))
     missing = [record for record in diagnosis.analyses if record.status in ("skipped", "interrupted")]
-    lines += [Text(literal(f" {one.status}: {one.name} ({model.not_run(one)})"), "dim") for one in missing]
+    # what would cost too much, or was cut short, can still be asked for; what does not fit this problem cannot
+    told = [one for one in missing if full or one.include or one.status == "interrupted"]
+    lines += [Text(literal(f" {one.status}: {one.name} ({model.not_run(one)})"), "dim") for one in told]
+    if len(told) < len(missing):
+        names = ", ".join(one.name for one in missing if one not in told)
+        lines.append(Text(literal(f" not for this run: {names}"), "dim"))
     if report_path:
         lines.append(Text(" report: ", "dim").append(literal(report_path), "bold not dim"))
     return lines

@@ -1,0 +1,58 @@
+"""Where a watch writes: a run whose disk may fail while the training must go on, or nowhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tameopt.run import Run, RunFormatError
+
+_LOG = logging.getLogger("tameopt")
+
+
+class Record:
+    """A run that stops recording, with one warning, when it cannot be written; without a run, a record that is not
+    kept (the ranks that do not write).
+
+    A full disk, a quota, a folder taken away: what was recorded before stays readable, and the training goes on.
+    """
+
+    def __init__(self, run: Run | None) -> None:
+        self._run = run
+        self.failure = ""
+
+    def record(self, step: int, scalars: Mapping[str, float]) -> None:
+        """As `Run.record`."""
+        self._write(lambda run: run.record(step, scalars))
+
+    def record_many(self, steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
+        """As `Run.record_many`."""
+        self._write(lambda run: run.record_many(steps, columns))
+
+    def save_vectors(self, step: int, vectors: Mapping[str, torch.Tensor]) -> None:
+        """As `Run.save_vectors`."""
+        self._write(lambda run: run.save_vectors(step, vectors))
+
+    def save_block(self, name: str, steps: Sequence[int], rows: torch.Tensor) -> None:
+        """As `Run.save_block`."""
+        self._write(lambda run: run.save_block(name, steps, rows))
+
+    def event(self, step: int, kind: str, data: Mapping[str, Any] | None = None) -> None:
+        """As `Run.event`."""
+        self._write(lambda run: run.event(step, kind, data))
+
+    def update_meta(self, settings: Mapping[str, Any]) -> None:
+        """As `Run.update_meta`."""
+        self._write(lambda run: run.update_meta(settings))
+
+    def _write(self, call: Callable[[Run], None]) -> None:
+        if self._run is None or self.failure:
+            return
+        try:
+            call(self._run)
+        except (OSError, RunFormatError) as error:
+            self.failure = str(error)
+            _LOG.warning("tameopt: recording has stopped, training goes on: %s", self.failure)
