@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import tameopt as tame
 from tameopt.analysis import Context
 from tameopt.audit.symptoms import epochs, nonfinite, oscillation, outputs, progress, resume, rises, spikes, straddle
 from tameopt.audit.symptoms.history import History, rolling_median, trailing_median
@@ -336,3 +337,41 @@ def test_rolling_and_moving_windows() -> None:
     assert rolling_median(values, 3)[1:-1].tolist() == [float(np.median(values[i - 1 : i + 2])) for i in range(1, 7)]
     padded = np.concatenate([[3.0, 3.0], values])
     assert trailing_median(values, 3).tolist() == [float(np.median(padded[i : i + 3])) for i in range(8)]
+
+
+def test_a_long_rolling_median_is_close_to_the_whole_one() -> None:
+    rng = np.random.default_rng(0)
+    values = np.exp(-np.arange(60_000) / 20_000) * rng.gamma(8.0, 1 / 8.0, 60_000)
+    long, parts = rolling_median(values, 501), rolling_median(values[:40_000], 501)
+    # standard error of a median of 501: 0.35 * 1.25 / sqrt(501) = 2%; between two places it moves by less
+    assert np.abs(long[:39_000] / parts[:39_000] - 1).max() < 0.04
+
+
+@pytest.mark.slow
+def test_a_million_steps_are_read_in_bounded_time(tmp_path: Path) -> None:
+    import time
+
+    steps, block = 10**6, 20_000
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 10, generator=g)
+    torch.manual_seed(0)
+    problem = Problem(torch.nn.Linear(10, 1), torch.nn.functional.mse_loss, (x, x[:, :1]), name="regression")
+    meta = {
+        "problem": "regression", "d": problem.dim, "n": problem.n, "batch_size": 4, "sampling": "with replacement",
+        "optimizer": {"name": "SGD", "arguments": {"lr": 0.05}}, "steps_done": steps, "status": "finished",
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    with Run.create(tmp_path / "r", meta) as run:
+        for begin in range(0, steps, block):
+            k = np.arange(begin, begin + block)
+            losses = (0.3 + 2.0 * np.exp(-k / 1500)) * rng.gamma(8.0, 1 / 8.0, block)
+            run.record_many(k, {"loss": losses, "lr": [0.05] * block, "gradient_norm": np.sqrt(losses)})
+        grid = np.linspace(0, steps, 160).astype(int)
+        run.record_many(grid, {"full_loss": 0.26 + 2.0 * np.exp(-grid / 1500) + 0.01 * rng.standard_normal(160)})
+        run.save_block("theta", grid, problem.theta + 0.01 * torch.randn(160, problem.dim, generator=g))
+    size = sum(file.stat().st_size for file in (tmp_path / "r").rglob("*"))
+    assert size < 80e6
+    begun = time.process_time()
+    verdict = tame.audit(Run.open(tmp_path / "r"), problem=problem).verdict
+    assert time.process_time() - begun < 120
+    assert verdict.kind == "noise floor"

@@ -95,7 +95,7 @@ def plan(
             steps[one.name] = Step(
                 one,
                 cost,
-                f"would take about {seconds:.3g} s, the budget of {budget_seconds:.3g} s is spent",
+                f"the budget of {budget_seconds:.3g} s does not reach",
                 f"--include {one.name}",
             )
     return tuple(steps[one.name] for one in listed)

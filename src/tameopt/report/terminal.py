@@ -149,7 +149,9 @@ def _theorems_briefly(diagnosis: Diagnosis) -> list[RenderableType]:
     silent = []
     for group in model.ledger(diagnosis):
         if group.outcome not in TELLING:
-            silent.append(f"{len(group.judgements)} {group.outcome!s}")
+            many = len(group.judgements) > 1
+            word = "do not apply" if many and group.outcome is Outcome.FAILS else str(group.outcome)
+            silent.append(f"{len(group.judgements)} {word}")
             continue
         for judgement in group.judgements:
             line = Text(literal(judgement.title))
