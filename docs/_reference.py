@@ -14,7 +14,7 @@ CHAPTERS = (
     "optim", "optimizers", "structure", "curvature", "dynamics", "kl", "noise", "nonsmooth", "theorems", "audit",
     "watch", "integrations", "problems",
 )  # fmt: skip
-OWN = {"index", "start", "report", "verdicts", "extend"}
+OWN = {"index", "start", "choose", "report", "verdicts", "scale", "extend"}
 ROOMS = ("structure", "curvature", "dynamics", "kl", "noise", "nonsmooth", "theorems", "problems", "report")
 
 

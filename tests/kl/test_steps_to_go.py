@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -60,9 +62,10 @@ def test_a_wrong_forecast_is_told() -> None:
 
 
 def test_a_fall_that_is_not_yet_half_promises_nothing() -> None:
-    record = series(1.0 + noisy(0.9995 ** (10 * np.arange(60))))
-    trial = try_on_record(fit(record), record)
-    assert "not yet half" in trial.reason
+    record = series(noisy(2.0 * 0.996 ** (10 * np.arange(100))))
+    fitted = fit(record)
+    early = dataclasses.replace(fitted, excess=1.5)  # as if the record ended with most of the way still to go
+    assert "not yet half" in try_on_record(early, record).reason
 
 
 def test_an_undecided_record_promises_nothing() -> None:

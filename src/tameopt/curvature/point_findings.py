@@ -142,7 +142,7 @@ def _ends(point: Classification, shared: dict[str, Any]) -> tuple[Finding, Findi
     return (
         measured(
             "point.lambda_min",
-            f"The most negative curvature found is {low:.3g} (+- {low_error:.1g}).",
+            f"The least curvature found is {low:.3g} (+- {low_error:.1g}).",
             low,
             interval=(low - low_reach, low + found.noise),
             error_kind=kind,
