@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tameopt.evidence import Verdict
-from tameopt.kl import check, check_trap, ntk, trap_certificate
+from tameopt.kl import check, check_shallow, check_trap, ntk, trap_certificate
 from tameopt.kl.shallow import ShallowNetwork, Sine, recognise
-from tameopt.kl.trap import certify_shallow
+from tameopt.kl.shallow_numbers import ShallowNumbers, shallow_numbers
+from tameopt.kl.trap import certify
 from tameopt.problem import Problem
 
 D = torch.float64
@@ -89,7 +90,7 @@ def test_the_checker_sees_the_kernel_that_autodiff_sees(options, k):
         "kind": "one hidden layer", "activation": net.activation, "gain": net.gain, "scale": net.scale,
         "trained": list(net.trained),
     }  # fmt: skip
-    bounds = check_trap.one_hidden_layer_bounds(network, arrays)
+    bounds = check_shallow.one_hidden_layer_bounds(network, arrays)
     kernel = ntk(problem)
     assert bounds.s0**2 == pytest.approx(kernel.lambda_min, rel=1e-8, abs=1e-13)
     assert pytest.approx(kernel.lambda_max, rel=1e-10) == bounds.J0**2
@@ -112,7 +113,7 @@ def test_any_choice_of_trained_layers_has_the_right_kernel(trained):
     assert net.trained == trained
     arrays = {name: getattr(net, name) for name in "WCXYbe"}
     network = {"kind": "one hidden layer", "activation": "tanh", "trained": list(trained)}
-    bounds = check_trap.one_hidden_layer_bounds(network, arrays)
+    bounds = check_shallow.one_hidden_layer_bounds(network, arrays)
     kernel = ntk(problem)
     assert pytest.approx(kernel.lambda_max, rel=1e-9) == bounds.J0**2
     if kernel.lambda_min > 1e-9:
@@ -129,7 +130,7 @@ def test_the_lipschitz_constant_holds_between_random_points(activation, trained)
         "kind": "one hidden layer", "activation": activation, "gain": net.gain, "scale": net.scale,
         "trained": list(net.trained),
     }  # fmt: skip
-    bounds = check_trap.one_hidden_layer_bounds(network, arrays)
+    bounds = check_shallow.one_hidden_layer_bounds(network, arrays)
     generator = torch.Generator().manual_seed(3)
     theta0 = problem.theta
     radius = 0.7
@@ -214,7 +215,7 @@ def test_tampered_arrays_are_rejected(certified):
         (lambda d: d["arrays"].update(X=np.full((6, 8), np.nan)), "must be finite"),
         (lambda d: d["arrays"].update(X={"shape": [6, 8], "base64": "AAAA"}), "is damaged"),
         (lambda d: d["network"].update(activation="relu"), "this checker knows tanh"),
-        (lambda d: d["network"].update(kind="transformer"), "one hidden layer"),
+        (lambda d: d["network"].update(kind="transformer"), "networks of kind"),
         (lambda d: d["network"].update(trained=["W", "Z"]), "must be among the stored"),
         (lambda d: d["network"].update(gain=-1.0), "gain and scale must be positive"),
     ],
@@ -281,11 +282,11 @@ def test_too_large_a_step_is_not_certified(certified):
 @pytest.mark.parametrize(
     ("model", "loss", "message"),
     [
-        (lambda: nn.Sequential(nn.Linear(8, 50), nn.ReLU(), nn.Linear(50, 1)), MSE, "not smooth enough"),
+        (lambda: nn.Sequential(nn.Linear(8, 50), nn.ReLU(), nn.Linear(50, 1)), MSE, "relu is not smooth"),
         (
-            lambda: nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 1)),
+            lambda: nn.Sequential(nn.Linear(8, 50), nn.Tanh(), nn.LayerNorm(50), nn.Linear(50, 1)),
             MSE,
-            "must be",
+            "operator layer_norm",
         ),
         (lambda: nn.Sequential(nn.Linear(8, 50), nn.Tanh(), nn.Linear(50, 1)), nn.HuberLoss(), "not least squares"),
         (lambda: nn.Sequential(nn.Linear(8, 50), nn.GELU("tanh"), nn.Linear(50, 1)), MSE, "must be the exact one"),
@@ -311,7 +312,10 @@ def test_a_model_that_only_looks_shallow_is_refused():
             return 2 * super().forward(x)
 
     model = nn.Sequential(nn.Linear(8, 50), Sine(), Doubled(50, 1)).double()
-    assert "must be Linear" in trap_certificate(Problem(model, MSE, samples(6, 8))).reason
+    problem = Problem(model, MSE, samples(6, 8))
+    assert "must be Linear" in recognise(problem)
+    # traced, its factor 2 is seen
+    assert pytest.approx(math.sqrt(ntk(problem).lambda_max), rel=1e-6) == trap_certificate(problem).J0
 
 
 def test_float32_weights_are_certified_as_they_are():
@@ -330,10 +334,10 @@ def test_a_wrong_estimate_does_not_become_a_proof(certified, monkeypatch):
     from tameopt.kl import trap
 
     net = recognise(certified[0])
-    honest = trap._estimate(net)
-    lying = trap._Estimates(**{**honest.__dict__, "s0": 2 * honest.s0})
-    monkeypatch.setattr(trap, "_estimate", lambda net: lying)
-    certificate = certify_shallow(net, 1.0)
+    honest = shallow_numbers(net)
+    lying = ShallowNumbers(**{**honest.__dict__, "s0": 2 * honest.s0})
+    monkeypatch.setattr(trap, "shallow_numbers", lambda net: lying)
+    certificate = certify(net, 1.0)
     assert certificate.verdict is Verdict.UNKNOWN
     assert "not by a margin" in certificate.reason
 
@@ -345,4 +349,7 @@ def test_shared_weights_are_refused(bias):
     last.weight = first.weight
     problem = Problem(nn.Sequential(first, nn.Tanh(), last).double(), MSE, samples(2, 4, 4))
     assert "share parameters" in recognise(problem)
-    assert "share parameters" in trap_certificate(problem).reason
+    # traced, the sharing is seen: the Jacobian is that of autodiff
+    certificate = trap_certificate(problem)
+    assert pytest.approx(math.sqrt(ntk(problem).lambda_max), rel=1e-6) == certificate.J0
+    assert certificate.p == problem.dim

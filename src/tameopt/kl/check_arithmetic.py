@@ -99,6 +99,36 @@ def lambda_max_upper(A: np.ndarray) -> float:
     return -lambda_min_lower(-A)
 
 
+def largest_of_blocks_upper(blocks: np.ndarray) -> float:
+    """An upper bound of all eigenvalues of symmetric matrices (count, d, d), given by upper triangles; inf if none.
+
+    As `lambda_max_upper`, with one shift t for all: t I - B = R^T R + E, so lambda_max(B) <= t + norm(E).
+    """
+    if not blocks.size:
+        return -math.inf
+    if not np.all(np.isfinite(blocks)):
+        return math.inf
+    d = blocks.shape[-1]
+    symmetric = np.triu(blocks) + np.swapaxes(np.triu(blocks, 1), -1, -2)
+    guess = float(np.linalg.eigvalsh(symmetric)[:, -1].max())
+    scale = float(np.abs(np.diagonal(symmetric, axis1=1, axis2=2)).sum(axis=1).max()) + abs(guess) + _TINY
+    for slack in (1e-13, 1e-10, 1e-7):
+        shift = guess + slack * scale
+        B = shift * np.eye(d) - symmetric
+        try:
+            R = np.swapaxes(np.linalg.cholesky(B), -1, -2)
+        except np.linalg.LinAlgError:
+            continue
+        R = np.triu(R)
+        residual = np.sqrt(np.square(B - np.swapaxes(R, -1, -2) @ R).sum(axis=(1, 2))) * (1.0 + gamma(d * d + 8))
+        products = gamma(d + 2) * np.square(R).sum(axis=(1, 2)) * (1.0 + 1e-9)
+        diagonal = 2.0 * U * np.abs(np.diagonal(B, axis1=1, axis2=2)).max(axis=1)
+        worst = float((residual * (1.0 + 1e-9) + products + diagonal).max())
+        if math.isfinite(worst):
+            return up(shift + worst + _TINY)
+    return math.inf
+
+
 def exact(x: float) -> Fraction:
     """The rational number a finite float is.
 

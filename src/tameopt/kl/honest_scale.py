@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tameopt.kl.shallow import Shallow
-from tameopt.kl.trap import CONSTANTS, TrapCertificate
+from tameopt.kl.shallow_numbers import CONSTANTS
+from tameopt.kl.trap import TrapCertificate
 
 _QUADRATURE = 60  # Gauss-Hermite nodes: exact for polynomials of degree 119
 

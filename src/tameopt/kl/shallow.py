@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,6 +105,40 @@ class Shallow:
     gain: float
     scale: float
     trained: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """What it is, for a person."""
+        return f"1 hidden layer, m={self.W.shape[0]:,}, {self.activation}, trained {'+'.join(self.trained)}"
+
+    @property
+    def count(self) -> int:
+        """Number of trained parameters."""
+        m, k = self.W.shape[0], self.C.shape[0]
+        sizes = {"W": self.W.size, "b": m, "C": self.C.size, "e": k}
+        return sum(sizes[name] for name in self.trained)
+
+    def description(self) -> dict[str, Any]:
+        """The network for a certificate, without its arrays."""
+        return {
+            "kind": "one hidden layer", "activation": self.activation, "gain": self.gain, "scale": self.scale,
+            "trained": list(self.trained),
+        }  # fmt: skip
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weights and data for a certificate."""
+        found = {"W": self.W, "C": self.C, "X": self.X, "Y": self.Y, "b": self.b, "e": self.e}
+        return {name: array for name, array in found.items() if array is not None}
+
+    def obstacle(self, radius: float) -> str:
+        """Why the module differs from the function certified somewhere in the ball of that radius, or ""."""
+        if self.activation != "softplus":
+            return ""
+        longest = float(np.linalg.norm(self.X, axis=1).max())
+        reach = self.gain * radius * math.hypot(longest, 1.0 if "b" in self.trained else 0.0)
+        if float(self.pre_activations().max()) + reach < 20:
+            return ""
+        return "torch's softplus is the identity past 20, which the ball reaches"
 
     def pre_activations(self) -> np.ndarray:
         """(m, n) gain (W x + b)."""

@@ -1,19 +1,7 @@
 """The over-parameterised trap, computed: a certificate that gradient descent reaches zero training loss from here.
 
-Theorem (Kantorovich trap for gradient descent; it sharpens Oymak and Soltanolkotabi 2019 and Liu, Zhu and Belkin
-2020). u = f(theta) - y, J = Df, theta_{k+1} = theta_k - eta J^T u. Let J be ell-Lipschitz on the ball of radius s*
-about theta_0, s0 = sigma_min(J(theta_0)) > 0 and h = ell norm(u_0)/s0^2 <= 1/2, s* = (s0/ell)(1 - sqrt(1 - 2h)). For
-eta <= 1/(norm(J(theta_0)) + ell s*)^2 the path is no longer than s*, and
-norm(u_k) <= (1 - eta s0^2 (1 - 2h))^k norm(u_0).
-
-Proof. (i) If the spectrum of K = J J^T lies in [s^2, 1/eta] then norm((I - eta K)u) <= norm(u) - eta s norm(J^T u):
-with norm(u) = 1, a = eta s^2 and the first two moments m1, m2 of u's spectral measure in eta K, m2 <= (1+a) m1 - a
-by convexity, so norm((I - eta K)u)^2 <= (1-a)(1-m1), and sqrt((1-a)(1-m1)) + sqrt(a m1) <= 1 by Cauchy-Schwarz.
-(ii) f(theta_{k+1}) - f(theta_k) differs from J Delta by at most ell norm(Delta)^2/2, hence with S_k the path length
-norm(u_{k+1}) <= norm(u_k) - int_{S_k}^{S_{k+1}} (s0 - ell s) ds. (iii) No overshoot: norm(Delta) <= norm(u_k)/(s0 -
-ell S_k) <= s* - S_k. (iv) norm(Delta) >= eta (s0 - ell S_k) norm(u_k) gives the rate.
-
-The lecture's rectangle argument needs h < 1/8 instead of 1/2: sixteen times the width.
+The theorem and its proof are in `kantorovich`. What is certified: networks with one hidden layer, streamed over
+neurons (`shallow`), and smooth networks of any depth whose graph can be traced (`network`).
 """
 
 from __future__ import annotations
@@ -22,7 +10,6 @@ import base64
 import json
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,21 +18,14 @@ import torch
 
 from tameopt.evidence import Certificate, Finding, Scope, Verdict, measured, proved, unknown
 from tameopt.kl.check_trap import FORMAT, check_file
+from tameopt.kl.kantorovich import SLACK, Numbers, trap
 from tameopt.kl.least_squares import least_squares
+from tameopt.kl.network import Network, affordable, network_numbers, trace_network
 from tameopt.kl.shallow import Shallow, recognise
+from tameopt.kl.shallow_numbers import shallow_numbers
 from tameopt.problem import Problem
 
 CHECKER = "tameopt.kl.check_trap:check"
-# sigma -> (sup |sigma'|, sup |sigma''|); closed forms: 4/(3 sqrt 3), 1/(6 sqrt 3), 1/4, 2/sqrt(2 pi), 1
-CONSTANTS = {
-    "tanh": (1.0, 4 / (3 * math.sqrt(3))),
-    "sigmoid": (0.25, 1 / (6 * math.sqrt(3))),
-    "softplus": (1.0, 0.25),
-    "gelu": (1.128904145, 2 / math.sqrt(2 * math.pi)),
-    "sin": (1.0, 1.0),
-    "identity": (1.0, 0.0),
-}
-_SLACK = 1e-7  # claims are weakened by this relatively, so that the checker's rounding bounds fit under them
 _MOST_INLINE_BYTES = 64 << 20  # our choice: larger certificates live in files alone
 
 
@@ -58,7 +38,10 @@ class TrapCertificate:
     h: ell norm(u)/sigma_min^2 (needs <= 1/2); radius: no iterate is further from theta; step: the largest certified
     step size of gradient descent on F; rate: factor of F a step at most; steps: until F <= target.
     s0, J0, ell, u0: sigma_min(J) from below, norm(J), Lipschitz constant of J and norm(u) from above.
-    network: what was certified, in words; n, k, p: samples, outputs, parameters.
+    network: what was certified, in words; n, k, p: samples, outputs, parameters. before: steps that exact gradient
+    descent with this step takes from the stored weights before the theorem applies (0: it applies at once); distance:
+    how far it may then be from the float64 replay (shadowing); steps counts from the stored weights,
+    radius from there.
     """
 
     holds: bool
@@ -78,6 +61,8 @@ class TrapCertificate:
     n: int = 0
     k: int = 0
     p: int = 0
+    before: int = 0
+    distance: float = 0.0
     data: dict[str, Any] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -131,9 +116,15 @@ class TrapCertificate:
                 )
             return unknown("trap.holds", f"{where} no trap is certified: {self.reason}.", missing=self.reason)
         statement = (
-            f"{where}, gradient descent with step <= {self.step:.4g} reaches training loss {self.target:.3g} within "
-            f"{self.steps:,} steps and goes on to 0 (h = {self.h:.4f} <= 1/2)."
+            f"{where}, gradient descent with step {self.step:.4g} reaches training loss {self.target:.3g} within "
+            f"{self.steps:,} steps and goes on to 0 (h = {self.h:.4f} <= 1/2); with smaller steps it goes to 0 too."
         )
+        if self.before:
+            statement = (
+                f"From these initial weights, exact gradient descent with step {self.step:.4g} reaches training loss "
+                f"{self.target:.3g} within {self.steps:,} steps and goes on to 0: after {self.before:,} steps it is "
+                f"within {self.distance:.2g} of a float64 replay, and trapped (h = {self.h:.4f} <= 1/2)."
+            )
         method = "Kantorovich trap: sigma_min(J), norm(J), norm(u), Lipschitz constant of J"
         if self.verdict is Verdict.PROVED:
             return proved(
@@ -175,224 +166,137 @@ def trap_certificate(
 ) -> TrapCertificate:
     """Certify that gradient descent on F from theta reaches zero training loss, for least-squares losses.
 
-    problem: a network with one hidden layer (`shallow.recognise`). theta: (d,), the model's parameters by default.
-    step: the step size you want certified; the largest certifiable one by default. rigorous: replay the proof with
-    the checker at once (PROVED), else the numbers are plain float64 (MEASURED). target: loss whose number of steps
-    is stated, F/10^6 by default.
+    problem: a network with one hidden layer (`shallow.recognise`), or a smooth one made of operators that
+    `network.trace_network` knows. theta: (d,), the model's parameters by default. step: the step size you want
+    certified; the largest certifiable one by default. rigorous: replay the proof with the checker at once (PROVED),
+    else the numbers are plain float64 (MEASURED). target: loss whose number of steps is stated, F/10^6 by default.
 
-    Cost: one pass over neurons and samples, O(n^2 k^2 m), twice when rigorous; memory O(n^2 k^2 + chunk).
+    Cost: one hidden layer, one pass over neurons and samples, O(n^2 k^2 m), twice when rigorous, memory
+    O(n^2 k^2 + chunk); other networks, n k vector-Jacobian products and memory O(n k p).
     """
     squares = least_squares(problem)
     if not squares.holds:
-        return _none(f"the loss is not least squares: {squares.reason}", problem)
+        return none(f"the loss is not least squares: {squares.reason}", problem)
     found = recognise(problem, theta)
-    if isinstance(found, str):
-        return _none(found, problem)
-    if not {"W", "b"} & set(found.trained) and not {"C", "e"} & set(found.trained):
-        return _none("none of the network's layers is trained", problem)
-    return certify_shallow(found, squares.scale, step, rigorous, target)
+    shallow = None
+    if isinstance(found, Shallow):
+        if not found.trained:
+            return none("none of the network's layers is trained", problem)
+        shallow = certify(found, squares.scale, step, rigorous, target)
+        # the bounds on a ball are sharper than the closed form when several layers move, and dearer
+        if shallow.holds or not (0.5 < shallow.h < 50) or len(set(found.trained)) < 2 or not affordable(problem):
+            return shallow
+    traced = trace_network(problem, theta)
+    if isinstance(traced, str):
+        return shallow or none(traced, problem)
+    deep = certify(traced, squares.scale, step, rigorous, target)
+    return shallow if shallow is not None and not deep.holds else deep
 
 
-def _none(reason: str, problem: Problem) -> TrapCertificate:
+def none(reason: str, problem: Problem) -> TrapCertificate:
+    """No certificate, for this reason."""
     return TrapCertificate(False, Verdict.UNKNOWN, reason, n=problem.n, p=problem.dim, network=problem.name)
 
 
-@dataclass(frozen=True)
-class _Estimates:
-    """Plain float64 numbers about a shallow network: what the certificate will claim, before its slack."""
-
-    s0: float
-    J0: float
-    u0: float
-    noise: float
-    first: float
-    features: float
-    both: bool
-    A0: float
-
-    def ell(self, radius: float) -> float:
-        if not self.both:
-            return self.first * self.A0
-        b = self.first * (self.A0 + radius)
-        return (b + math.hypot(b, 2 * self.features)) / 2
-
-
-_Map = Callable[[torch.Tensor], torch.Tensor]
-_TORCH: dict[str, tuple[_Map, _Map]] = {
-    "tanh": (torch.tanh, lambda z: 1 - torch.tanh(z) ** 2),
-    "sigmoid": (torch.sigmoid, lambda z: torch.sigmoid(z) * torch.sigmoid(-z)),
-    "softplus": (torch.nn.functional.softplus, torch.sigmoid),
-    "gelu": (
-        torch.nn.functional.gelu,
-        lambda z: torch.special.ndtr(z) + z * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi),
-    ),
-    "sin": (torch.sin, torch.cos),
-    "identity": (lambda z: z, torch.ones_like),
-}
-
-
-def _estimate(net: Shallow, chunk: int = 1 << 21) -> _Estimates:
-    """sigma_min, norms and the parts of ell, streamed over neurons."""
-    W, C, X = (torch.from_numpy(array) for array in (net.W, net.C, net.X))
-    (m, _), (k, _), n = W.shape, C.shape, X.shape[0]
-    value, slope = _TORCH[net.activation]
-    slopes = torch.zeros(k, k, n, n, dtype=torch.float64)
-    features = torch.zeros(n, n, dtype=torch.float64)
-    outputs = torch.zeros(n, k, dtype=torch.float64)
-    rows = max(1, chunk // n)
-    for start in range(0, m, rows):
-        part = slice(start, start + rows)
-        z = W[part] @ X.T
-        if net.b is not None:
-            z += torch.from_numpy(net.b[part])[:, None]
-        z *= net.gain
-        s, v = slope(z), value(z)
-        weighted = [C[o, part, None] * s for o in range(k)]
-        for o in range(k):
-            for p in range(o, k):
-                slopes[o, p] += weighted[o].T @ weighted[p]
-        if "C" in net.trained:
-            features += v.T @ v
-        outputs += v.T @ C[:, part].T
-    first, last = bool({"W", "b"} & set(net.trained)), "C" in net.trained
-    ones = torch.ones(n, 1, dtype=torch.float64)
-    inputs = torch.cat([X] * ("W" in net.trained) + [ones] * ("b" in net.trained) or [ones], dim=1)
-    G = inputs @ inputs.T
-    kernel = torch.zeros(n, k, n, k, dtype=torch.float64)
-    constant = (net.scale**2 * features if last else 0.0) + (1.0 if "e" in net.trained else 0.0)
-    for o in range(k):
-        for p in range(k):
-            if first:
-                both = slopes[o, p] if o <= p else slopes[p, o].T
-                kernel[:, o, :, p] += (net.scale * net.gain) ** 2 * G * both
-            if o == p:
-                kernel[:, o, :, p] += constant
-    eigenvalues = torch.linalg.eigvalsh(kernel.reshape(n * k, n * k))
-    residual = net.scale * outputs + (0.0 if net.e is None else torch.from_numpy(net.e)) - torch.from_numpy(net.Y)
-    slope_bound, curvature = CONSTANTS[net.activation]
-    fourth_moment = math.sqrt(float(torch.linalg.eigvalsh(G * G)[-1]))
-    return _Estimates(
-        s0=math.sqrt(max(float(eigenvalues[0]), 0.0)),
-        J0=math.sqrt(max(float(eigenvalues[-1]), 0.0)),
-        u0=float(torch.linalg.vector_norm(residual)),
-        noise=8 * np.finfo(np.float64).eps * math.sqrt(m * n * k) * float(eigenvalues[-1]),
-        first=net.scale * net.gain**2 * curvature * fourth_moment if first else 0.0,
-        features=net.scale * net.gain * slope_bound * math.sqrt(float(torch.linalg.eigvalsh(G)[-1])),
-        both=first and last,
-        A0=float(torch.linalg.vector_norm(C, dim=0).max()),
-    )
-
-
-def certify_shallow(
-    net: Shallow, loss_scale: float, step: float | None = None, rigorous: bool = True, target: float | None = None
+def certify(
+    net: Shallow | Network,
+    loss_scale: float,
+    step: float | None = None,
+    rigorous: bool = True,
+    target: float | None = None,
 ) -> TrapCertificate:
-    """The certificate of a shallow network with F = loss_scale norm(u)^2.
+    """The certificate of a recognised network with F = loss_scale norm(u)^2.
 
     A step alpha on F is eta = 2 alpha loss_scale in the theorem.
     """
-    (n, _), k = net.X.shape, net.C.shape[0]
-    sizes = {"W": net.W.size, "b": net.W.shape[0], "C": net.C.size, "e": k}
-    p = sum(sizes[name] for name in net.trained)
-    words = f"1 hidden layer, m={net.W.shape[0]:,}, {net.activation}, trained {'+'.join(net.trained)}"
-    about: dict[str, Any] = {"network": words, "n": n, "k": k, "p": p}
-    numbers = _estimate(net)
-    about |= {"s0": numbers.s0, "J0": numbers.J0, "u0": numbers.u0}
-    twins = conflicting_twins(net.X, net.Y)
-    if n * k > p or numbers.s0**2 <= numbers.noise:
-        reason = f"sigma_min(J) is {numbers.s0:.2g}, 0 within rounding"
-        if n * k > p:
-            reason = f"J is {n * k} x {p}: more outputs than trained parameters, so sigma_min(J) = 0"
-        elif twins:
-            i, j = twins
-            reason += f": samples {i} and {j} have the same input and different targets"
-        elif len(np.unique(net.X, axis=0)) < n:
-            reason += ": an input occurs more than once"
+    numbers = shallow_numbers(net) if isinstance(net, Shallow) else network_numbers(net)
+    if isinstance(numbers, str):
+        return TrapCertificate(False, Verdict.UNKNOWN, numbers, **_about(net))
+    return conclude(net, numbers, loss_scale, step, rigorous, target)
+
+
+def _about(net: Shallow | Network) -> dict[str, Any]:
+    return {"network": net.words, "n": net.X.shape[0], "k": net.Y.shape[1], "p": net.count}
+
+
+def conclude(
+    net: Shallow | Network,
+    numbers: Numbers,
+    loss_scale: float,
+    step: float | None,
+    rigorous: bool,
+    target: float | None,
+    *,
+    at: Shallow | None = None,
+    distance: float = 0.0,
+    before: int = 0,
+) -> TrapCertificate:
+    """From numbers to a certificate: the theorem, the claims, and the checker's replay.
+
+    at: the network `before` steps later, within `distance` of which the theorem is applied (shadowing); `net` is then
+    the initial one, which the certificate stores.
+    """
+    about = _about(net) | {"s0": numbers.s0, "J0": numbers.J0, "u0": numbers.u0}
+    reason = rank_deficient(at or net, numbers, about["p"])
+    if reason:
         return TrapCertificate(False, Verdict.UNKNOWN, reason, h=math.inf, **about)
-    s0, J0, u0 = numbers.s0 * (1 - _SLACK), numbers.J0 * (1 + _SLACK), numbers.u0 * (1 + _SLACK) + 1e-12
-    radius = _least_radius(numbers, s0, u0)
-    if radius is None:
-        ell = numbers.ell(0.0)
-        h = ell * u0 / s0**2
-        reason = f"h = {h:.3g} must be at most 1/2 (ell {ell:.3g}, norm(u) {u0:.3g}, sigma_min(J) {s0:.3g})"
-        if h <= 0.5:
-            reason = "the Lipschitz constant grows too fast with the radius for a ball to close"
-        return TrapCertificate(False, Verdict.UNKNOWN, reason, h=h, ell=ell, **about)
-    radius *= 1 + _SLACK
-    ell = numbers.ell(radius) * (1 + _SLACK)
-    h = ell * u0 / s0**2
-    about |= {"ell": ell, "radius": radius, "h": h}
-    largest = (1 - _SLACK) / (J0 + ell * radius) ** 2
-    eta = largest if step is None else 2 * loss_scale * step
-    if not 0 < eta <= largest:
-        reason = f"step {step} is beyond the largest certified one, {largest / (2 * loss_scale):.4g}"
-        return TrapCertificate(False, Verdict.UNKNOWN, reason, step=largest / (2 * loss_scale), **about)
-    q = (s0 - ell * radius) ** 2 * (1 - _SLACK)
-    start = loss_scale * u0**2
+    start = loss_scale * (numbers.u0 + 1e-12) ** 2
     goal = start * 1e-6 if target is None else target
-    residual_goal = math.sqrt(goal / loss_scale) * (1 - 1e-12) if goal > 0 else math.nan
-    if q <= 0 or not residual_goal > 0:
-        reason = (
-            "h is 1/2 within rounding: convergence without a rate" if q <= 0 else f"target must be > 0, got {target}"
-        )
+    if not goal > 0:
+        return TrapCertificate(False, Verdict.UNKNOWN, f"the target must be > 0, got {target}", **about)
+    eta = None if step is None else 2 * loss_scale * step
+    slack = SLACK if before == 0 else 1e3 * SLACK
+    found = trap(numbers, eta, math.sqrt(goal / loss_scale) * (1 - 1e-12), distance, slack)
+    about |= {"h": found.h, "ell": found.ell}
+    if found.claims is None:
+        reason = found.reason
+        if reason == "the step is too large":
+            largest = found.largest / (2 * loss_scale)
+            reason = f"step {step} is beyond the largest certified one, {largest:.4g}"
+            about["step"] = largest
         return TrapCertificate(False, Verdict.UNKNOWN, reason, **about)
-    steps = max(0, math.ceil(math.log(u0 / residual_goal) / -math.log1p(-eta * q) * (1 + 1e-9)) + 1)
-    if net.activation == "softplus" and float(net.pre_activations().max()) + _reach(net, radius) >= 20:
-        return TrapCertificate(
-            False, Verdict.UNKNOWN, "torch's softplus is the identity past 20, which the ball reaches", **about
-        )
-    claims: dict[str, Any] = {
-        "ell": ell, "s0": s0, "J0": J0, "u0": u0, "radius": radius, "step": eta, "q": q,
-        "target": residual_goal, "steps": steps,
+    claims = found.claims
+    obstacle = net.obstacle(claims["radius"] + distance)
+    if obstacle:
+        return TrapCertificate(False, Verdict.UNKNOWN, obstacle, **about)
+    data = {
+        "format": FORMAT, "network": net.description(), "claims": claims, "loss_scale": loss_scale,
+        "arrays": net.arrays(), "before": before,
     }  # fmt: skip
-    arrays = {"W": net.W, "C": net.C, "X": net.X, "Y": net.Y}
-    arrays |= {name: array for name, array in (("b", net.b), ("e", net.e)) if array is not None}
-    network = {
-        "kind": "one hidden layer", "activation": net.activation, "gain": net.gain, "scale": net.scale,
-        "trained": list(net.trained),
-    }  # fmt: skip
-    data = {"format": FORMAT, "network": network, "claims": claims, "loss_scale": loss_scale, "arrays": arrays}
     about |= {
-        "step": eta / (2 * loss_scale),
-        "rate": (1 - eta * q) ** 2,
+        "radius": claims["radius"],
+        "step": claims["step"] / (2 * loss_scale),
+        "rate": (1 - claims["step"] * claims["q"]) ** 2,
         "target": goal,
-        "steps": steps,
+        "steps": before + claims["steps"],
+        "before": before,
+        "distance": distance,
         "data": data,
     }
     if not rigorous:
         return TrapCertificate(True, Verdict.MEASURED, "h <= 1/2 in plain float64", **about)
-    return _replayed(data, about)
-
-
-def _replayed(data: dict[str, Any], about: dict[str, Any]) -> TrapCertificate:
     if Certificate(CHECKER, data).replay():
         return TrapCertificate(True, Verdict.PROVED, "h <= 1/2, replayed by the checker", **about)
     reason = "the numbers hold in plain float64, but not by a margin that the checker's rounding bounds allow"
     return TrapCertificate(False, Verdict.UNKNOWN, reason, **{**about, "data": None})
 
 
-def _reach(net: Shallow, radius: float) -> float:
-    """How far pre-activations can move in the ball."""
-    longest = float(np.linalg.norm(net.X, axis=1).max())
-    return net.gain * radius * math.hypot(longest, 1.0 if "b" in net.trained else 0.0)
-
-
-def _least_radius(numbers: _Estimates, s0: float, u0: float) -> float | None:
-    """The least R with s0 R - ell(R) R^2/2 >= u0 and ell(R) R < s0, or None.
-
-    With ell constant that is s*; when ell grows with R, s*(ell(R)) <= R is iterated upwards from the least value it
-    can have, so the first fixed point found is the least.
-    """
-    radius = u0 / s0
-    for _ in range(200):
-        ell = numbers.ell(radius) * (1 + 2 * _SLACK)
-        h = ell * u0 / s0**2
-        if h > 0.5:
-            return None
-        needed = u0 / s0 if ell == 0 else (s0 / ell) * (2 * h / (1 + math.sqrt(1 - 2 * h)))
-        if needed <= radius * (1 + 1e-12):
-            return radius if not numbers.both else radius * (1 + 1e-9)
-        radius = needed
-    return None
+def rank_deficient(net: Shallow | Network, numbers: Numbers, p: int) -> str:
+    """Why sigma_min(J) is 0 as far as float64 can tell, or ""."""
+    rows, n = net.X.shape[0] * net.Y.shape[1], net.X.shape[0]
+    if rows > p:
+        return f"J is {rows} x {p}: more outputs than trained parameters, so sigma_min(J) = 0"
+    if numbers.s0**2 > numbers.noise:
+        return ""
+    reason = f"sigma_min(J) is {numbers.s0:.2g}, 0 within rounding"
+    flat = net.X.reshape(n, -1)
+    twins = conflicting_twins(flat, net.Y)
+    if twins:
+        return f"{reason}: samples {twins[0]} and {twins[1]} have the same input and different targets"
+    if len(np.unique(flat, axis=0)) < n:
+        return f"{reason}: an input occurs more than once"
+    condition = numbers.J0 / max(math.sqrt(numbers.noise), 1e-300)
+    return f"{reason} (norm(J) is {numbers.J0:.3g}; float64 resolves condition numbers up to {condition:.1g})"
 
 
 def conflicting_twins(X: np.ndarray, Y: np.ndarray) -> tuple[int, int] | None:
