@@ -86,6 +86,9 @@ _CLAIMS = (
     Claim("ntk.lambda_min", "the smallest eigenvalue of the tangent kernel J J^T", "lambda_min"),
     Claim("trap.holds", "the over-parameterised trap: gradient descent reaches zero training loss", "h"),
     Claim(
+        "trap.flow", "the gradient flow of a ReLU network reaches zero training loss", "norm(u) / certain decrease"
+    ),
+    Claim(
         "trap.margin",
         "a homogeneous network separates the data: gradient flow drives the loss to 0",
         "n F / log 2, below 1",

@@ -96,7 +96,7 @@ def _small(certificate: Any) -> bool:
 
 
 def _check(path: Path, as_json: bool) -> int | None:
-    from tameopt.kl.check_trap import check_file
+    from tameopt.kl.check_file import check_file
 
     holds = check_file(path)
     if as_json:

@@ -19,10 +19,7 @@ encloses in a ball.
 
 from __future__ import annotations
 
-import base64
-import json
 import math
-import os
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -30,12 +27,12 @@ from typing import Any
 import numpy as np
 
 from tameopt.kl.check_arithmetic import exact, power_at_most, up
+from tameopt.kl.check_arrays import array_of
 from tameopt.kl.check_network import network_bounds
 from tameopt.kl.check_shadowing import shadow
 from tameopt.kl.check_shallow import one_hidden_layer_bounds
 
 FORMAT = "tameopt trap certificate 1"
-_LARGEST = 1e30  # larger weights or data could overflow in the bounds; none occur
 _CLAIMS = ("ell", "s0", "J0", "u0", "radius", "step", "q")
 _KINDS = {"one hidden layer": one_hidden_layer_bounds, "network": network_bounds}
 
@@ -77,26 +74,6 @@ def check(data: Mapping[str, Any]) -> bool:
     )
 
 
-def check_file(path: str | os.PathLike[str]) -> bool:
-    """Whether the certificate in a file holds; the file is a safetensors file as `TrapCertificate.save` writes it.
-
-    Raises FileNotFoundError, or ValueError when the file is no trap certificate.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no certificate at {path}.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("certificate", "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} must be a trap certificate, it cannot be read: {error}.") from error
-    if not isinstance(header, dict):
-        raise ValueError(f"{path} must be a trap certificate, it has no certificate header.")
-    return check({**header, "arrays": arrays})
-
-
 def _inequalities(c: Mapping[str, Fraction], claims: Mapping[str, Any]) -> bool:
     """The theorem's conditions and conclusions, in exact rationals."""
     if min(c[name] for name in _CLAIMS) < 0 or c["s0"] <= 0 or c["step"] <= 0 or c["radius"] <= 0 or c["q"] <= 0:
@@ -128,23 +105,9 @@ def _read(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, np.ndar
     for name in _CLAIMS:
         if not isinstance(claims.get(name), (int, float)) or isinstance(claims.get(name), bool):
             raise ValueError(f"a trap certificate must claim a number {name!r}, got {claims.get(name)!r}.")
-    arrays = {name: _array(name, entry) for name, entry in data["arrays"].items()}
+    arrays = {name: array_of(name, entry) for name, entry in data["arrays"].items()}
     return network, arrays, {**claims, **{name: float(claims[name]) for name in _CLAIMS}}
 
 
 def _format_of(data: Any) -> Any:
     return data.get("format") if isinstance(data, Mapping) else type(data).__name__
-
-
-def _array(name: str, entry: Any) -> np.ndarray:
-    if isinstance(entry, np.ndarray):
-        array = np.ascontiguousarray(entry, dtype=np.float64)
-    else:
-        try:
-            raw = base64.b64decode(entry["base64"], validate=True)
-            array = np.frombuffer(raw, dtype="<f8").reshape([int(side) for side in entry["shape"]])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"array {name!r} of the certificate is damaged: {error}.") from error
-    if not np.all(np.abs(array) <= _LARGEST):
-        raise ValueError(f"array {name!r} of the certificate must be finite and below {_LARGEST:g}, it is not.")
-    return array

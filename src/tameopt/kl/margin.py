@@ -8,7 +8,6 @@ structure).
 
 from __future__ import annotations
 
-import base64
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from torch.nn import functional
 from tameopt.evidence import Certificate, Finding, Scope, Verdict, proved, unknown
 from tameopt.kl.check_margin import FORMAT
 from tameopt.kl.shallow import has_hooks, leaf_modules
+from tameopt.kl.stored import inline
 from tameopt.problem import Problem
 
 CHECKER = "tameopt.kl.check_margin:check"
@@ -52,13 +52,7 @@ class MarginCertificate:
 
         Raises ValueError when there is none.
         """
-        if self.data is None:
-            raise ValueError(f"there is no certificate: {self.reason}.")
-        arrays = {
-            name: {"shape": list(array.shape), "base64": base64.b64encode(array.astype("<f8").tobytes()).decode()}
-            for name, array in self.data["arrays"].items()
-        }
-        return Certificate(CHECKER, {**self.data, "arrays": arrays})
+        return Certificate(CHECKER, inline(self.data, self.reason))
 
     def finding(self) -> Finding:
         """The claim trap.margin."""

@@ -280,7 +280,8 @@ class _Compiler:
 
     def _without_data(self, node: fx.Node, name: str) -> str:
         """Only a transposed weight is known."""
-        (given,) = node.all_input_nodes or (None,)
+        inputs = node.all_input_nodes
+        given = inputs[0] if len(inputs) == 1 else None
         if given is not None and given.name in self.fixed and name in ("t", "transpose", "detach", "alias"):
             self.fixed[node.name] = self.fixed[given.name]
             if name in ("t", "transpose"):

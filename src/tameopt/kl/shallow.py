@@ -226,27 +226,39 @@ def _from_sequential(model: nn.Module, parameters: dict[str, torch.Tensor]) -> _
         return "softplus must have beta 1 and torch's threshold 20"
     if type(middle) is nn.GELU and middle.approximate != "none":
         return "GELU must be the exact one (approximate='none')"
+    parts = sequential_parts(model, first, last, parameters)
+    if isinstance(parts, str):
+        return parts
+    weights, trained = parts
+    return (
+        weights["W"], weights["C"], weights.get("b"), weights.get("e"), _MODULES[type(middle)], 1.0, 1.0, trained,
+    )  # fmt: skip
+
+
+def sequential_parts(
+    model: nn.Module, first: nn.Module, last: nn.Module, parameters: dict[str, torch.Tensor]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]] | str:
+    """(arrays W, b, C, e as far as they exist, names of the trained ones) of two Linear layers, or why not."""
     tensors = [tensor for layer in (first, last) for tensor in (layer.weight, layer.bias) if tensor is not None]
     if len({id(tensor) for tensor in tensors}) < len(tensors):
         return "the layers share parameters"
     names = {id(module): name for name, module in model.named_modules()}
-
-    def tensor(module: nn.Module, kind: str) -> tuple[np.ndarray | None, bool]:
-        name = f"{names[id(module)]}.{kind}".lstrip(".")
+    weights: dict[str, np.ndarray] = {}
+    trained: list[str] = []
+    for letter, module, kind in (
+        ("W", first, "weight"),
+        ("b", first, "bias"),
+        ("C", last, "weight"),
+        ("e", last, "bias"),
+    ):
         stored = getattr(module, kind)
         if stored is None:
-            return None, False
-        trained = name in parameters
-        return _array(parameters[name] if trained else stored.detach().clone()), trained
-
-    W, W_trained = tensor(first, "weight")
-    b, b_trained = tensor(first, "bias")
-    C, C_trained = tensor(last, "weight")
-    e, e_trained = tensor(last, "bias")
-    assert W is not None and C is not None
-    flags = {"W": W_trained, "b": b_trained, "C": C_trained, "e": e_trained}
-    trained = tuple(name for name, flag in flags.items() if flag)
-    return W, C, b, e, _MODULES[type(middle)], 1.0, 1.0, trained
+            continue
+        name = f"{names[id(module)]}.{kind}".lstrip(".")
+        if name in parameters:
+            trained.append(letter)
+        weights[letter] = _array(parameters.get(name, stored.detach().clone()))
+    return weights, tuple(trained)
 
 
 def _disagreement(shallow: Shallow, problem: Problem, parameters: dict[str, torch.Tensor]) -> str:

@@ -6,8 +6,6 @@ neurons (`shallow`), and smooth networks of any depth whose graph can be traced 
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -17,16 +15,17 @@ import numpy as np
 import torch
 
 from tameopt.evidence import Certificate, Finding, Scope, Verdict, measured, proved, unknown
-from tameopt.kl.check_trap import FORMAT, check_file
+from tameopt.kl.check_file import check_file
+from tameopt.kl.check_trap import FORMAT
 from tameopt.kl.kantorovich import SLACK, Numbers, trap
 from tameopt.kl.least_squares import least_squares
 from tameopt.kl.network import Network, affordable, network_numbers, trace_network
 from tameopt.kl.shallow import Shallow, recognise
 from tameopt.kl.shallow_numbers import shallow_numbers
+from tameopt.kl.stored import inline, write
 from tameopt.problem import Problem
 
 CHECKER = "tameopt.kl.check_trap:check"
-_MOST_INLINE_BYTES = 64 << 20  # our choice: larger certificates live in files alone
 
 
 @dataclass(frozen=True)
@@ -78,28 +77,14 @@ class TrapCertificate:
 
         Raises ValueError when there is nothing to certify.
         """
-        from safetensors.numpy import save_file
-
-        if self.data is None:
-            raise ValueError(f"there is no certificate to save: {self.reason}.")
-        header = {key: entry for key, entry in self.data.items() if key != "arrays"}
-        save_file(dict(self.data["arrays"]), os.fspath(path), metadata={"certificate": json.dumps(header)})
+        write(self.data, self.reason, path)
 
     def certificate(self) -> Certificate:
         """The proof as self-contained JSON-serialisable data.
 
         Raises ValueError when there is none, or when its arrays exceed 64 MiB (save it to a file instead).
         """
-        if self.data is None:
-            raise ValueError(f"there is no certificate: {self.reason}.")
-        size = sum(array.nbytes for array in self.data["arrays"].values())
-        if size > _MOST_INLINE_BYTES:
-            raise ValueError(f"the certificate holds {size >> 20} MiB of weights and data: use save(path).")
-        encoded = {
-            name: {"shape": list(array.shape), "base64": base64.b64encode(array.astype("<f8").tobytes()).decode()}
-            for name, array in self.data["arrays"].items()
-        }
-        return Certificate(CHECKER, {**self.data, "arrays": encoded})
+        return Certificate(CHECKER, inline(self.data, self.reason))
 
     def finding(self, step: int | None = None) -> Finding:
         """The claim trap.holds, at recorded step `step` when one is given."""
