@@ -173,11 +173,13 @@ class _Replay:
         moved_c = distance if last else 0.0
         columns = here.C_norms + moved_c
         u_norm = norm_upper(here.u)
-        jacobian = float(self.n) if "e" in self.trained else 0.0  # of norm(J)^2 on the ball
+        jacobian = 0.0  # of norm(J)^2 on the ball
         if first:
             jacobian += (scale * gain) ** 2 * float((np.square(columns) @ np.square(slopes)).max()) * self.spread
-        if last:
-            jacobian += (scale * norm_upper(np.abs(here.v) + here.v_error[:, None] + sigma.slope * moved)) ** 2
+        if last or "e" in self.trained:
+            values = scale * (np.abs(here.v) + here.v_error[:, None] + sigma.slope * moved) * last
+            # the part of C and e is a Gram matrix; its norm is at most its largest row sum in absolute values
+            jacobian += float((values.T @ values.sum(axis=1)).max()) + self.n * ("e" in self.trained)
         jacobian *= _INFLATE
         u_change = here.u_error + math.sqrt(jacobian) * distance
         curves, bound = np.zeros_like(here.P), 0.0
