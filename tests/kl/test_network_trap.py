@@ -217,11 +217,11 @@ def test_tampered_networks_are_rejected(trained, change):
         (lambda d: d["network"]["ops"][0].update(positions=2), "does not fit a value of size"),
         (lambda d: d["network"]["ops"][0].pop("weight"), "is damaged"),
         (lambda d: d["network"].update(trained=["X"]), "trained arrays must be"),
-        (lambda d: d["network"]["ops"].pop(), "the network has 5 outputs"),
+        (lambda d: d["network"]["ops"].pop(), "trained arrays must be"),
         (lambda d: d["network"]["ops"].append({"op": "mean", "in": 5, "count": 3}), "cannot be averaged"),
         (lambda d: d["network"]["ops"].append({"op": "add", "in": 5, "other": 0}), "cannot be added"),
         (lambda d: d["network"]["ops"].append({"op": "gather", "in": 5, "index": "X"}), "must be a list of whole"),
-        (lambda d: d["arrays"].update(X=d["arrays"]["X"][:3]), "must have as many rows"),
+        (lambda d: d["arrays"].update(X=d["arrays"]["X"][:3]), "the targets must be"),
         (lambda d: d.update(before=5), "shadowing is known for one hidden layer"),
     ],
 )

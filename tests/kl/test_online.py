@@ -39,7 +39,7 @@ def test_it_fires_along_the_run_of_a_tiny_network(trained):
     found = online_certificate(problem, run)
     assert found.step is not None and 0 < found.step < 800
     assert found.certificate.verdict is Verdict.PROVED
-    assert found.h[-1] <= 0.5 and max(found.h) > 0.5
+    assert found.numbers[-1] <= 0.5 and max(found.numbers) > 0.5
 
 
 def test_the_promise_is_kept_by_the_rest_of_the_run(trained):

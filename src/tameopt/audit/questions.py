@@ -24,10 +24,18 @@ _QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("How smooth is F?", ("F.analytic", "F.C2", "F.C1", "F.locally_lipschitz")),
     ("Is backprop a subgradient?", ("point.backprop_clarke", "F.autodiff")),
     ("Which KL exponent?", ("kl.exponent", "kl.pl_constant")),
-    ("Can it fit every sample?", ("trap.holds", "ntk.lambda_min")),
+    ("Can it fit every sample?", ("trap.holds", "trap.flow", "trap.margin", "ntk.lambda_min")),
 )
 # these say something only when they hold: "it did not diverge" answers no question
-_ONLY_WHEN_TRUE = {"run.diverged", "run.noise_floor", "rate.linear", "rate.sublinear", "trap.holds"}
+_ONLY_WHEN_TRUE = {
+    "run.diverged",
+    "run.noise_floor",
+    "rate.linear",
+    "rate.sublinear",
+    "trap.holds",
+    "trap.flow",
+    "trap.margin",
+}
 
 
 def question_table(findings: Iterable[Finding], run: Run | None) -> tuple[QuestionRow, ...]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tameopt.commands._common import Command, ExitCode, Json, Panel, Quiet, emit_json, say, terminal
+
+if TYPE_CHECKING:
+    from tameopt.kl import FlowCertificate, MarginCertificate, TrapCertificate
+    from tameopt.problem import Problem
+    from tameopt.run import Run
 
 CheckFile = Annotated[
     Path | None, typer.Option("--check", help="Replay a saved certificate from its weights and data.", metavar="FILE")
@@ -30,6 +35,11 @@ def certify(
     width: Annotated[int, typer.Option("--width", help="Neurons of the built-in example.")] = 2**15,
     gain: Annotated[float, typer.Option("--gain", help="Gain of the built-in example.")] = 2.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the example's weights.")] = 0,
+    from_start: Annotated[
+        bool,
+        typer.Option("--from-start", help="Certify exact gradient descent from the initial weights, by shadowing."),
+    ] = False,
+    most: Annotated[int, typer.Option("--most", help="Steps before --from-start gives up.")] = 20_000,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int | None:
@@ -40,54 +50,90 @@ def certify(
     """
     if check is not None:
         return _check(check, as_json)
-    from tameopt.kl.digits_trap import digits_trap
-    from tameopt.kl.honest_scale import du_width, honest_scale
-    from tameopt.kl.online import online_certificate
-    from tameopt.kl.shallow import recognise
-    from tameopt.kl.trap import trap_certificate
-
     say("certifying and replaying the proof", quiet)
-    at_step = None
-    if target:
-        from tameopt.audit.targets import resolve
-
-        found = resolve(target, seed)
-        if found.problem is None:
-            raise ValueError(f"{target} does not say which problem it was recorded with: certify needs its network.")
-        problem = found.problem
-        if found.run is not None:
-            online = online_certificate(problem, found.run)
-            certificate, at_step = online.certificate, online.step
-        else:
-            certificate = trap_certificate(problem, step=step)
-    else:
-        problem = digits_trap(n, width, gain, seed=seed)
-        certificate = trap_certificate(problem, step=step)
+    problem, run, preprocessing = _problem(target, n, width, gain, seed)
+    certificate, at_step = _certificate(problem, run, step, from_start, most)
     if save is not None and certificate.data is not None:
         certificate.save(save)
     finding = certificate.finding(at_step) if _small(certificate) else None
-    document: dict[str, Any] = {
-        "holds": certificate.holds, "verdict": str(certificate.verdict), "reason": certificate.reason,
-        "network": certificate.network, "samples": certificate.n, "h": certificate.h, "radius": certificate.radius,
-        "step": certificate.step, "rate": certificate.rate, "target": certificate.target, "steps": certificate.steps,
-        "from_step": at_step,
-    }  # fmt: skip
     lines = [f"{certificate.verdict}  {finding.statement if finding else certificate.reason}"]
-    if certificate.holds:
-        net = recognise(problem)
-        if not isinstance(net, str):
-            scale = honest_scale(net, certificate)
-            document |= {"scale": scale.to_json(), "du_et_al_width": du_width(net.X)}
-            lines += [f"  {line}" for line in scale.lines()]
-            lines.append(f"  Du et al. 2019 would ask for {du_width(net.X):.2g} neurons here (constant 1, delta 0.1)")
-        if save is not None:
-            lines.append(f"  saved: tameopt certify --check {save}")
+    document: dict[str, Any] = {
+        name: getattr(certificate, name)
+        for name in certificate.__dataclass_fields__
+        if name not in ("data", "verdict")
+    }
+    document |= {"verdict": str(certificate.verdict), "from_step": at_step, "samples": problem.n}
+    if type(certificate).__name__ == "TrapCertificate" and certificate.holds:
+        more, numbers = _scale(certificate, preprocessing)
+        lines += more
+        document |= numbers
+    if save is not None and certificate.holds:
+        lines.append(f"  saved: tameopt certify --check {save}")
     if as_json:
         emit_json(document)
     else:
         for line in lines:
             terminal().print(line)
     return None if certificate.holds else ExitCode.FINDING
+
+
+def _problem(target: str, n: int, width: int, gain: float, seed: int) -> tuple[Problem, Run | None, str]:
+    from tameopt.kl.digits_trap import PREPROCESSING, digits_trap
+
+    if not target:
+        return digits_trap(n, width, gain, seed=seed), None, PREPROCESSING
+    from tameopt.audit.targets import resolve
+
+    found = resolve(target, seed)
+    if found.problem is None:
+        raise ValueError(f"{target} does not say which problem it was recorded with: certify needs its network.")
+    return found.problem, found.run, "as given"
+
+
+def _certificate(
+    problem: Problem, run: Run | None, step: float | None, from_start: bool, most: int
+) -> tuple[TrapCertificate | FlowCertificate | MarginCertificate, int | None]:
+    """The certificate that this problem's loss and network admit, and the recorded step it is about."""
+    from tameopt.kl.margin import classification_loss, margin_certificate
+    from tameopt.kl.online import online_certificate, online_flow, why_no_flow
+    from tameopt.kl.relu_flow import flow_certificate
+    from tameopt.kl.shadowing import shadow_certificate
+    from tameopt.kl.trap import trap_certificate
+
+    if from_start:
+        first = None
+        if run is not None:
+            if 0 not in run.vector_steps("theta"):
+                raise ValueError("the run must have saved theta at step 0 to be certified from the start.")
+            first = run.vector(0).to(problem.dtype)
+        return shadow_certificate(problem, first, step, most), None
+    if not classification_loss(problem):
+        at = None if run is None else int(run.vector_steps("theta")[-1])
+        theta = None if run is None or at is None else run.vector(at).to(problem.dtype)
+        return margin_certificate(problem, theta), at
+    if not why_no_flow(problem):
+        if run is None:
+            return flow_certificate(problem), None
+        flow = online_flow(problem, run)
+        return flow.certificate, flow.step
+    if run is None:
+        return trap_certificate(problem, step=step), None
+    online = online_certificate(problem, run)
+    return online.certificate, online.step
+
+
+def _scale(certificate: TrapCertificate, preprocessing: str) -> tuple[list[str], dict[str, Any]]:
+    from tameopt.kl.honest_scale import du_width, honest_scale, network_of
+
+    net = network_of(certificate)
+    if net is None:
+        return [], {}
+    scale, wanted = honest_scale(net, certificate, preprocessing), du_width(net.X)
+    lines = [f"  {line}" for line in scale.lines()]
+    if certificate.before:
+        lines[-2] += f", after step {certificate.before:,}"
+    lines.append(f"  Du et al. 2019 would ask for {wanted:.2g} neurons here (constant 1, delta 0.1)")
+    return lines, {"scale": scale.to_json(), "du_et_al_width": wanted}
 
 
 def _small(certificate: Any) -> bool:

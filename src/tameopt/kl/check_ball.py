@@ -31,36 +31,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from tameopt.kl.check_activations import ACTIVATIONS
 from tameopt.kl.check_arithmetic import gamma, lambda_max_upper, norm_upper, row_norms_upper
+from tameopt.kl.check_operators import Op
 
 _INFLATE = 1.0 + 1e-8
-
-
-@dataclass(frozen=True)
-class Op:
-    """An operator: see `check_network`. source, other: the values it reads."""
-
-    kind: str
-    source: int
-    other: int = -1
-    weight: str = ""
-    bias: str | None = None
-    positions: int = 1
-    name: str = ""
-    index: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    count: int = 1
-    factor: float = 1.0
-
-    @property
-    def multiplicity(self) -> int:
-        """How often a `gather` reads one entry, at most."""
-        inside = self.index[self.index >= 0]
-        return int(np.bincount(inside).max()) if inside.size else 1
 
 
 @dataclass(frozen=True)

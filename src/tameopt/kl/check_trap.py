@@ -20,7 +20,7 @@ encloses in a ball.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -28,13 +28,16 @@ import numpy as np
 
 from tameopt.kl.check_arithmetic import exact, power_at_most, up
 from tameopt.kl.check_arrays import array_of
-from tameopt.kl.check_network import network_bounds
+from tameopt.kl.check_network import NetworkBounds, network_bounds
 from tameopt.kl.check_shadowing import shadow
-from tameopt.kl.check_shallow import one_hidden_layer_bounds
+from tameopt.kl.check_shallow import Bounds, one_hidden_layer_bounds
 
 FORMAT = "tameopt trap certificate 1"
 _CLAIMS = ("ell", "s0", "J0", "u0", "radius", "step", "q")
-_KINDS = {"one hidden layer": one_hidden_layer_bounds, "network": network_bounds}
+_KINDS: dict[str, Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Bounds | NetworkBounds]] = {
+    "one hidden layer": one_hidden_layer_bounds,
+    "network": network_bounds,
+}
 
 
 def check(data: Mapping[str, Any]) -> bool:
@@ -58,7 +61,7 @@ def check(data: Mapping[str, Any]) -> bool:
         arrays, distance = found.arrays, found.distance
         if not math.isfinite(distance):
             return False
-    bounds = _KINDS[kind](network, arrays)
+    bounds = _KINDS[str(kind)](network, arrays)
     if not (math.isfinite(bounds.s0) and math.isfinite(bounds.J0) and math.isfinite(bounds.u0)):
         return False
     ell = bounds.ell(up(claims["radius"] + distance))

@@ -27,13 +27,9 @@ def digits_trap(
 
     Raises ValueError unless 1 <= n <= 1797.
     """
-    datasets = require("sklearn.datasets", "the handwritten digits")
-    images, digits = datasets.load_digits(return_X_y=True)
-    if not 1 <= n <= len(images):
-        raise ValueError(f"n must be between 1 and {len(images)} digits, got {n}.")
-    X = images - images.mean(axis=0)
-    X = X / np.linalg.norm(X, axis=1, keepdims=True)
-    y = np.where(digits % 2 == 0, 1.0, -1.0)[:, None]
+    X, y = parity_of_digits()
+    if not 1 <= n <= len(X):
+        raise ValueError(f"n must be between 1 and {len(X)} digits, got {n}.")
     network = ShallowNetwork(
         X.shape[1],
         width,
@@ -43,5 +39,24 @@ def digits_trap(
         trained=trained,
         generator=torch.Generator().manual_seed(seed),
     )
-    data = (torch.from_numpy(X[:n].copy()), torch.from_numpy(y[:n].copy()))
+    data = (X[:n].clone(), y[:n].clone())
     return Problem(network, torch.nn.functional.mse_loss, data, name=f"digits-trap n={n} m={width}")
+
+
+def parity_of_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """(X (1797, 64), y (1797, 1)) in float64, prepared as `PREPROCESSING` says."""
+    datasets = require("sklearn.datasets", "the handwritten digits")
+    images, digits = datasets.load_digits(return_X_y=True)
+    X = images - images.mean(axis=0)
+    X = X / np.linalg.norm(X, axis=1, keepdims=True)
+    y = np.where(digits % 2 == 0, 1.0, -1.0)[:, None]
+    return torch.from_numpy(X), torch.from_numpy(y)
+
+
+def held_out_error(model: torch.nn.Module, n: int) -> float:
+    """The part of the digits after the first n whose parity the model's sign gets wrong; nan when none is left."""
+    X, y = parity_of_digits()
+    if n >= len(X):
+        return float("nan")
+    with torch.no_grad():
+        return float((torch.sign(model(X[n:])) != y[n:]).double().mean())

@@ -17,14 +17,15 @@ from tameopt.kl.fit import Fit, fit
 from tameopt.kl.gradient_law import GradientLaw, gradient_law
 from tameopt.kl.iterates_findings import iterates_findings
 from tameopt.kl.least_squares import least_squares
-from tameopt.kl.margin import homogeneous_layers, margin_certificate
+from tameopt.kl.margin import classification_loss, direction_drift, homogeneous, margin_certificate
 from tameopt.kl.ntk import ntk
-from tameopt.kl.online import online_certificate, seconds_of_certificate, why_not
+from tameopt.kl.online import online_certificate, online_flow, seconds_of_certificate, why_no_flow, why_not
 from tameopt.kl.path import is_plain_gradient_descent, path_length, saved_thetas
 from tameopt.kl.pictures import decay_picture, gradient_picture
 from tameopt.kl.pl import Constants, path_constants, path_pl
 from tameopt.kl.rate_findings import exponent_finding, pl_finding, rate_findings
 from tameopt.kl.rates import Rate, predicted
+from tameopt.kl.relu_flow import flow_certificate
 from tameopt.kl.series import LossSeries, loss_series
 from tameopt.kl.steps_to_go import steps_finding
 from tameopt.kl.trap import trap_certificate
@@ -256,7 +257,7 @@ def _analyse_trap(context: Context) -> Answer:
         context.notify("certifying convergence to zero loss along the run")
         online = online_certificate(problem, run)
         finding = online.certificate.finding(online.step)
-        table = {"steps": list(online.steps), "h": [h if math.isfinite(h) else None for h in online.h]}
+        table = {"steps": list(online.steps), "h": [h if math.isfinite(h) else None for h in online.numbers]}
     else:
         certificate = trap_certificate(problem, context.theta)
         finding, table = certificate.finding(), {"h": certificate.h if math.isfinite(certificate.h) else None}
@@ -275,6 +276,31 @@ def _trap_skip(context: Context) -> str:
     return reason
 
 
+def _analyse_flow(context: Context) -> Answer:
+    begun = time.perf_counter()
+    problem, run = context.problem, context.run
+    table: dict[str, Any] = {}
+    if run is not None and run.vector_steps("theta").size:
+        context.notify("certifying the gradient flow along the run")
+        online = online_flow(problem, run)
+        finding = online.certificate.finding(online.step)
+        table = {"steps": list(online.steps), "ratio": [r if math.isfinite(r) else None for r in online.numbers]}
+    else:
+        finding = flow_certificate(problem, context.theta).finding()
+    return Answer((finding,), facts={"kl.flow": table}, cost=Cost(seconds=time.perf_counter() - begun))
+
+
+def _flow_cost(context: Context) -> Cost:
+    return Cost(seconds=20 * _trap_cost(context).seconds)
+
+
+def _flow_skip(context: Context) -> str:
+    reason = _no_outputs(context) or why_no_flow(context.problem)
+    if not reason and _flow_cost(context).seconds > context.deadline_seconds:
+        reason = f"the flow certificate would take about {_flow_cost(context).seconds:.0f} s"
+    return reason
+
+
 def _analyse_margin(context: Context) -> Answer:
     begun = time.perf_counter()
     found = margin_certificate(context.problem, context.theta)
@@ -282,13 +308,22 @@ def _analyse_margin(context: Context) -> Answer:
     for name in ("ratio", "margin", "alignment"):
         number = getattr(found, name)
         table[name] = number if math.isfinite(number) else None
+    run = context.run
+    if run is not None and run.vector_steps("theta").size > 1:
+        saved = run.vector_steps("theta")
+        halfway = int(saved[saved.size // 2])
+        drift = direction_drift(run.vector(halfway).to(context.theta), context.theta)
+        table["direction"] = {"from_step": halfway, "degrees": drift if math.isfinite(drift) else None}
     return Answer((found.finding(),), facts={"kl.margin": table}, cost=Cost(2.0, seconds=time.perf_counter() - begun))
 
 
 def _margin_skip(context: Context) -> str:
     if _no_outputs(context):
         return _no_outputs(context)
-    found = homogeneous_layers(context.problem, context.theta)
+    reason = classification_loss(context.problem)
+    if reason:
+        return f"the margin certificate: {reason}"
+    found = homogeneous(context.problem, context.theta, samples=4)
     if isinstance(found, str):
         return f"the margin certificate needs a homogeneous network: {found}"
     return ""
@@ -326,6 +361,14 @@ ANALYSES: tuple[Analysis, ...] = (
         _trap_cost,
         _analyse_trap,
         _trap_skip,
+    ),
+    Analysis(
+        "kl.flow",
+        "Is it proved that the gradient flow of this ReLU network reaches zero loss from here?",
+        ("trap.flow",),
+        _flow_cost,
+        _analyse_flow,
+        _flow_skip,
     ),
     Analysis(
         "kl.margin",

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tameopt.kl.check_operators import forward, read_operators
+from tameopt.kl.network import Network
 from tameopt.kl.shallow import Shallow
-from tameopt.kl.shallow_numbers import CONSTANTS
 from tameopt.kl.trap import TrapCertificate
 
 _QUADRATURE = 60  # Gauss-Hermite nodes: exact for polynomials of degree 119
@@ -21,30 +22,47 @@ class HonestScale:
     """The scale behind a certificate.
 
     The condition h <= 1/2 sees only output scale squared times width, and input norms, gain and label size are the
-    same loophole; so: output_scale over the scale at which a Gaussian network's outputs have unit size
+    same loophole; so: the largest relative movement of the trained weights and the largest relative change of the
+    tangent kernel that the certificate admits, the size (root mean square) of outputs and labels, the norms of the
+    inputs, how the data were prepared, and the error on held-out data, None when there were none.
+
+    For one hidden layer besides: output_scale over the scale at which a Gaussian network's outputs have unit size
     (alpha_ratio), the width that would do the same at that scale (effective_width), gain, h at the standard scale,
-    the largest relative movement of W that is certified, largest input norm, root mean square label, and whether
-    the neurons cancel in pairs.
+    and whether the neurons cancel in pairs; None for other networks.
     """
 
-    output_scale: float
-    alpha_ratio: float
-    effective_width: float
-    gain: float
-    h_at_standard_scale: float
     relative_movement: float
-    largest_input: float
+    kernel_drift: float
+    output_size: float
     label_size: float
-    antisymmetric: bool
+    smallest_input: float
+    largest_input: float
+    preprocessing: str = "as given"
+    test_error: float | None = None
+    output_scale: float | None = None
+    alpha_ratio: float | None = None
+    effective_width: float | None = None
+    gain: float | None = None
+    h_at_standard_scale: float | None = None
+    antisymmetric: bool | None = None
 
     def lines(self) -> list[str]:
         """Sentences for a report."""
+        error = "not measured: no held-out data" if self.test_error is None else f"{100 * self.test_error:.1f}%"
+        found = []
+        if self.alpha_ratio is not None:
+            found.append(
+                f"output scale {self.alpha_ratio:.3g} x the standard one (unit outputs): effective width "
+                f"{self.effective_width:,.0f}, h there {self.h_at_standard_scale:.3g}, gain {self.gain:g}, outputs "
+                f"{'cancel in pairs' if self.antisymmetric else 'do not cancel'} at the start"
+            )
         return [
-            f"output scale {self.alpha_ratio:.3g} x the standard one (unit outputs): effective width "
-            f"{self.effective_width:,.0f}, h there {self.h_at_standard_scale:.3g}",
-            f"gain {self.gain:g}, inputs of norm <= {self.largest_input:.3g}, labels of size {self.label_size:.3g}",
-            f"certified: W moves by at most {100 * self.relative_movement:.2g}% of its norm",
-            f"outputs cancel at the start: {'yes' if self.antisymmetric else 'no'}",
+            *found,
+            f"outputs of size {self.output_size:.3g}, labels of size {self.label_size:.3g}, inputs of norm "
+            f"{self.smallest_input:.3g} to {self.largest_input:.3g} ({self.preprocessing})",
+            f"certified on the way: weights move by at most {100 * self.relative_movement:.2g}% of their norm, the "
+            f"tangent kernel by at most {100 * self.kernel_drift:.2g}% of its norm",
+            f"error on held-out data: {error}",
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -67,10 +85,34 @@ def output_size(activation: str, spread: float) -> float:
     return float(np.sqrt((weights * values**2).sum() / weights.sum()))
 
 
-def honest_scale(net: Shallow, certificate: TrapCertificate) -> HonestScale:
-    """The scale block of a certificate of this network."""
-    m = net.W.shape[0]
+def honest_scale(
+    net: Shallow | Network,
+    certificate: TrapCertificate,
+    preprocessing: str = "as given",
+    test_error: float | None = None,
+) -> HonestScale:
+    """The scale block of a certificate of this network.
+
+    preprocessing: in words, as the person knows it; test_error: on held-out data, in [0, 1].
+    """
+    arrays = net.arrays()
     norms = np.linalg.norm(net.X, axis=1)
+    trained = math.sqrt(sum(float(np.square(arrays[name]).sum()) for name in net.trained))
+    # norm(K - K_0) <= 2 norm(J_0) ell R + (ell R)^2 on the ball
+    change = certificate.ell * certificate.radius / certificate.J0
+    common: dict[str, Any] = {
+        "relative_movement": certificate.radius / trained if trained else math.inf,
+        "kernel_drift": 2 * change + change**2,
+        "output_size": float(np.sqrt(np.mean(_outputs(net) ** 2))),
+        "label_size": float(np.sqrt(np.mean(net.Y**2))),
+        "smallest_input": float(norms.min()),
+        "largest_input": float(norms.max()),
+        "preprocessing": preprocessing,
+        "test_error": test_error,
+    }
+    if not isinstance(net, Shallow):
+        return HonestScale(**common)
+    m = net.W.shape[0]
     spread = net.gain * float(np.sqrt(np.mean(net.W**2))) * float(norms.mean())
     columns = np.linalg.norm(net.C, axis=0)
     standard = 1 / (output_size(net.activation, spread) * float(np.sqrt((columns**2).sum() / net.C.shape[0])))
@@ -83,16 +125,35 @@ def honest_scale(net: Shallow, certificate: TrapCertificate) -> HonestScale:
     )
     # h ~ ell norm(u)/s0^2 with ell ~ scale and s0^2 ~ scale^2: it falls like 1/scale while norm(u) stays
     return HonestScale(
+        **common,
         output_scale=net.scale,
         alpha_ratio=ratio,
         effective_width=m * ratio**2,
         gain=net.gain,
         h_at_standard_scale=certificate.h * ratio,
-        relative_movement=certificate.radius / float(np.linalg.norm(net.W)),
-        largest_input=float(norms.max()),
-        label_size=float(np.sqrt(np.mean(net.Y**2))),
         antisymmetric=bool(paired),
     )
+
+
+def _outputs(net: Shallow | Network) -> np.ndarray:
+    if isinstance(net, Shallow):
+        return net.outputs()
+    ops, _, _ = read_operators(net.description(), net.arrays())
+    return forward(ops, net.arrays())[0][-1]
+
+
+def network_of(certificate: TrapCertificate) -> Shallow | Network | None:
+    """The network that a certificate is about, from its own data; None when it holds none."""
+    if certificate.data is None:
+        return None
+    arrays, network = certificate.data["arrays"], certificate.data["network"]
+    if network["kind"] == "network":
+        weights = {name: array for name, array in arrays.items() if name not in ("X", "Y")}
+        return Network(tuple(network["ops"]), weights, tuple(network["trained"]), arrays["X"], arrays["Y"])
+    return Shallow(
+        arrays["W"], arrays["C"], arrays.get("b"), arrays.get("e"), arrays["X"], arrays["Y"], network["activation"],
+        network["gain"], network["scale"], tuple(network["trained"]),
+    )  # fmt: skip
 
 
 def du_width(X: np.ndarray, delta: float = 0.1) -> float:
@@ -108,8 +169,3 @@ def du_width(X: np.ndarray, delta: float = 0.1) -> float:
     if least <= 1e-13 * len(X):
         return math.inf
     return float(len(X) ** 6 / (least**4 * delta**3))
-
-
-def curvature_of(activation: str) -> float:
-    """sup |sigma''| of a known activation."""
-    return CONSTANTS[activation][1]

@@ -1,14 +1,15 @@
 """Cross-entropy and logistic loss: they have no zero at a finite theta, and a certificate of their own.
 
-For a homogeneous network (bias-free, ReLU or leaky ReLU) whose total loss is below log 2, the gradient flow drives
-the loss to 0 and theta to infinity in norm, and its limit directions are KKT points of the margin problem (Lyu and
-Li 2020); for two classes the direction converges (Ji and Telgarsky 2020, by the KL inequality in an o-minimal
-structure).
+For a homogeneous network (ReLU, leaky ReLU, max-pooling, convolutions, no biases after the first layer) whose
+total loss is below log 2, the gradient flow drives the loss to 0 and theta to infinity in norm, and its limit
+directions are KKT points of the margin problem (Lyu and Li 2020); for two classes the direction converges (Ji and
+Telgarsky 2020, by the KL inequality in an o-minimal structure).
 """
 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,14 +19,14 @@ from torch import nn
 from torch.nn import functional
 
 from tameopt.evidence import Certificate, Finding, Scope, Verdict, proved, unknown
-from tameopt.kl.check_margin import FORMAT
-from tameopt.kl.shallow import has_hooks, leaf_modules
-from tameopt.kl.stored import inline
+from tameopt.kl.check_margin import FORMAT, degree_of
+from tameopt.kl.check_operators import read_operators
+from tameopt.kl.operators import Operators, operators_of
+from tameopt.kl.stored import MOST_INLINE_BYTES, inline, write
 from tameopt.problem import Problem
 
 CHECKER = "tameopt.kl.check_margin:check"
 _CLAIM = "trap.margin"
-_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ class MarginCertificate:
     alignment: float = math.nan
     classes: int = 0
     data: dict[str, Any] | None = field(default=None, repr=False)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate to a safetensors file that `tameopt certify --check` replays.
+
+        Raises ValueError when there is none.
+        """
+        write(self.data, self.reason, path)
 
     def certificate(self) -> Certificate:
         """The proof as self-contained JSON-serialisable data.
@@ -78,43 +86,52 @@ class MarginCertificate:
         )
 
 
-def homogeneous_layers(problem: Problem, theta: torch.Tensor) -> tuple[list[np.ndarray], list[float]] | str:
-    """(weights, slopes after each layer but the last) of a bias-free network at theta, or why it is none."""
+def homogeneous(problem: Problem, theta: torch.Tensor | None = None, samples: int | None = None) -> Homogeneous | str:
+    """The problem's network as operators with its degree of homogeneity in theta, or why it has none.
+
+    samples: look at the first so many only, which is enough to know the degree.
+    """
+    found = operators_of(problem, theta, kinks=True, samples=samples)
+    if isinstance(found, str):
+        return found
+    ops, trained, _ = read_operators(found.description(), found.arrays(), kinks=True)
+    degree = degree_of(ops, trained)
+    if isinstance(degree, str):
+        return degree
+    if degree < 1:
+        return "the outputs do not depend on the trained weights"
+    return Homogeneous(found, degree)
+
+
+@dataclass(frozen=True)
+class Homogeneous:
+    """A network positively homogeneous of this degree in its trained weights."""
+
+    network: Operators
+    degree: int
+
+
+def classification_loss(problem: Problem) -> str:
+    """Why the loss is none that the theorem is about, or "" when it may be."""
+    loss = problem.loss
+    modules = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.SoftMarginLoss)
+    functions = (
+        functional.cross_entropy, functional.binary_cross_entropy_with_logits, functional.soft_margin_loss,
+    )  # fmt: skip
     if problem.is_function or problem.forward is not None or not problem.batches.indexable:
         return "the network is hidden, or its data cannot be held"
-    if has_hooks(problem.model):
-        return "the model has forward hooks, which may change what it computes"
-    weights: list[np.ndarray] = []
-    slopes: list[float] = []
-    parameters = problem.unflatten(theta)
-    names = {id(module): name for name, module in problem.model.named_modules()}
-    pending: float | None = None
-    for leaf in leaf_modules(problem.model):
-        if type(leaf) in (nn.Flatten, nn.Identity):
-            continue
-        if type(leaf) is nn.Linear:
-            if leaf.bias is not None:
-                return (
-                    f"layer {names[id(leaf)] or 'the model'} has a bias: with biases the network is not homogeneous"
-                )
-            name = f"{names[id(leaf)]}.weight".lstrip(".")
-            if name not in parameters:
-                return f"layer {names[id(leaf)]} is frozen"
-            if weights:
-                slopes.append(1.0 if pending is None else pending)
-            weights.append(parameters[name].detach().cpu().double().numpy().copy())
-            pending = None
-        elif type(leaf) in (nn.ReLU, nn.LeakyReLU) and weights and pending is None:
-            pending = 0.0 if type(leaf) is nn.ReLU else float(leaf.negative_slope)  # type: ignore[arg-type]
-            if not 0 <= pending <= 1:
-                return f"a leaky ReLU's slope must be between 0 and 1, got {pending}"
-        else:
-            return f"{type(leaf).__name__} is not among bias-free Linear, ReLU and leaky ReLU"
-    if not weights or pending is not None:
-        return "the network must end with a bias-free Linear layer"
-    if sum(W.size for W in weights) != problem.dim:
-        return "the model has trained parameters besides its layers' weights, or shares weights between layers"
-    return weights, slopes
+    if isinstance(loss, modules) or any(loss is function for function in functions):
+        return ""
+    return "the loss must be torch's cross-entropy with class numbers, or its logistic loss with hard labels"
+
+
+def direction_drift(before: torch.Tensor, after: torch.Tensor) -> float:
+    """Degrees between the directions of two thetas; nan when one is 0."""
+    before, after = before.double(), after.double()
+    size = float(before.norm() * after.norm())
+    if not size > 0:
+        return math.nan
+    return math.degrees(math.acos(max(-1.0, min(1.0, float(before @ after) / size))))
 
 
 def _labels(problem: Problem, outputs: torch.Tensor) -> tuple[str, np.ndarray] | str:
@@ -140,19 +157,18 @@ def _labels(problem: Problem, outputs: torch.Tensor) -> tuple[str, np.ndarray] |
 def margin_certificate(problem: Problem, theta: torch.Tensor | None = None) -> MarginCertificate:
     """Certify that gradient flow from theta drives a classification loss to 0.
 
-    problem: a Sequential of bias-free Linear, ReLU and leaky ReLU layers with torch's cross-entropy or logistic loss.
+    problem: a network whose trace is homogeneous in theta (bias-free after the first layer; ReLU, leaky ReLU, max-
+    and average-pooling, convolutions, sums) with torch's cross-entropy or logistic loss.
     Cost: two passes over the data and one gradient.
     """
+    reason = classification_loss(problem)
+    if reason:
+        return MarginCertificate(False, Verdict.UNKNOWN, reason)
     at = problem.theta if theta is None else theta.detach().to(problem.dtype, copy=True)
-    found = homogeneous_layers(problem, at)
-    if isinstance(found, str):
-        return MarginCertificate(False, Verdict.UNKNOWN, found)
-    weights, slopes = found
+    small = homogeneous(problem, at, samples=4)
+    if isinstance(small, str):
+        return MarginCertificate(False, Verdict.UNKNOWN, small)
     outputs = problem.outputs(at)
-    if not _agrees(problem, weights, slopes, outputs):
-        return MarginCertificate(
-            False, Verdict.UNKNOWN, "the model's outputs differ from those of its layers in turn"
-        )
     labelled = _labels(problem, outputs)
     if isinstance(labelled, str):
         return MarginCertificate(False, Verdict.UNKNOWN, labelled)
@@ -164,37 +180,31 @@ def margin_certificate(problem: Problem, theta: torch.Tensor | None = None) -> M
     cosine = float(-(gradient @ at) / (gradient.norm() * at.norm())) if float(gradient.norm()) else math.nan
     about: dict[str, Any] = {
         "ratio": ratio,
-        "degree": len(weights),
-        "margin": _margin(outputs, kind, labels) / float(at.double().norm()) ** len(weights),
+        "degree": small.degree,
+        "margin": _margin(outputs, kind, labels) / float(at.double().norm()) ** small.degree,
         "alignment": cosine,
         "classes": 2 if kind == "logistic" else outputs.shape[1],
     }
     if not ratio < 1:
         reason = f"n F = {total:.3g} must be below log 2 = 0.693 (F below {math.log(2) / problem.n:.3g})"
         return MarginCertificate(False, Verdict.UNKNOWN, reason, **about)
-    X = problem.batches.pick(torch.arange(problem.n))[0].reshape(problem.n, -1).cpu().double().numpy()
-    arrays = {f"W{layer + 1}": W for layer, W in enumerate(weights)} | {"X": X, "labels": labels}
-    if sum(array.nbytes for array in arrays.values()) > _MOST_BYTES:
+    found = homogeneous(problem, at)
+    if isinstance(found, str):
+        return MarginCertificate(False, Verdict.UNKNOWN, found, **about)
+    network = found.network
+    arrays = {**network.weights, "X": network.X, "labels": labels}
+    if sum(array.nbytes for array in arrays.values()) > MOST_INLINE_BYTES:
         return MarginCertificate(False, Verdict.UNKNOWN, "weights and data exceed 64 MiB", **about)
     # the checker bounds log(1+S) by its series, up to 4% too large when one sample has it all
     claimed = min(1.05 * total + 1e-12, 0.6931471805)
-    data = {"format": FORMAT, "loss": kind, "slopes": slopes, "arrays": arrays, "claims": {"total": claimed}}
+    data = {
+        "format": FORMAT, "loss": kind, "network": network.description(), "arrays": arrays,
+        "claims": {"total": claimed},
+    }  # fmt: skip
     if Certificate(CHECKER, data).replay():
         return MarginCertificate(True, Verdict.PROVED, "n F < log 2, replayed by the checker", **about, data=data)
     reason = "n F < log 2 in plain float64, but not by a margin that the checker's bounds allow"
     return MarginCertificate(False, Verdict.UNKNOWN, reason, **about)
-
-
-def _agrees(problem: Problem, weights: list[np.ndarray], slopes: list[float], outputs: torch.Tensor) -> bool:
-    """Whether the layers run one after the other give the model's outputs, to rounding in the problem's dtype."""
-    h = problem.batches.pick(torch.arange(problem.n))[0].reshape(problem.n, -1).cpu().double().numpy()
-    for layer, W in enumerate(weights):
-        h = h @ W.T
-        if layer < len(slopes):
-            h = np.where(h > 0, h, slopes[layer] * h)
-    own = outputs.cpu().double().numpy()
-    tolerance = 1e4 * torch.finfo(problem.dtype).eps * max(1.0, float(np.abs(h).max()))
-    return own.shape == h.shape and float(np.abs(own - h).max()) <= tolerance
 
 
 def _margin(outputs: torch.Tensor, kind: str, labels: np.ndarray) -> float:

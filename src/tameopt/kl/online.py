@@ -1,30 +1,45 @@
-"""The trap certificate along a run: the first recorded step from which convergence to zero loss is certified."""
+"""Certificates along a run: the first recorded step from which convergence to zero loss is certified."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+import torch
 
 from tameopt.kl.least_squares import least_squares
+from tameopt.kl.network import affordable
+from tameopt.kl.operators import operators_of
+from tameopt.kl.relu_flow import FlowCertificate, flow_certificate, recognise_relu
 from tameopt.kl.shallow import recognise
 from tameopt.kl.trap import TrapCertificate, trap_certificate
 from tameopt.problem import Problem
 from tameopt.run import Run
 
 
+class _Certificate(Protocol):
+    @property
+    def holds(self) -> bool: ...
+
+
+C = TypeVar("C", bound=_Certificate)
+
+
 @dataclass(frozen=True)
-class OnlineCertificate:
-    """What the certificate says along a run.
+class OnlineCertificate(Generic[C]):
+    """What a certificate says along a run.
 
     step: the first recorded step found from which it holds, or None; certificate: there, or at the last saved theta
-    when it never holds; steps, h: (m,) where it was tried and the h found (it needs <= 1/2).
+    when it never holds; steps, numbers: (m,) where it was tried and the number found there (it needs <= 1/2 for the
+    trap, <= 1 for the flow).
     """
 
     step: int | None
-    certificate: TrapCertificate
+    certificate: C
     steps: tuple[int, ...]
-    h: tuple[float, ...]
+    numbers: tuple[float, ...]
 
 
 def seconds_of_certificate(problem: Problem) -> float:
@@ -37,24 +52,25 @@ def seconds_of_certificate(problem: Problem) -> float:
     return 0.02 + 4e-11 * size * size * width + 1e-9 * size**3 + 4e-8 * problem.n * width
 
 
-def online_certificate(problem: Problem, run: Run, *, rigorous: bool = True, tries: int = 12) -> OnlineCertificate:
-    """Find where along the saved thetas the certificate begins to hold, and prove it there.
+def along(
+    problem: Problem, run: Run, certify: Callable[[torch.Tensor], C], number: Callable[[C], float], tries: int = 12
+) -> OnlineCertificate[C]:
+    """Find where along the saved thetas a certificate begins to hold.
 
     The last theta is tried first; when the certificate holds there, bisection over the saved ones finds an earlier
-    step (the first, if it holds from some step on). Each try costs one certificate in plain float64.
+    step (the first, if it holds from some step on).
 
-    Raises ValueError when the run saved no theta of this problem's size.
+    Raises ValueError when the run saved no theta.
     """
     saved = run.vector_steps("theta")
     if not saved.size:
         raise ValueError("the run must have saved theta at some steps, it has saved none.")
-    tried: dict[int, TrapCertificate] = {}
+    tried: dict[int, C] = {}
 
-    def at(index: int) -> TrapCertificate:
+    def at(index: int) -> C:
         step = int(saved[index])
         if step not in tried:
-            theta = run.vector(step).to(problem.dtype)
-            tried[step] = trap_certificate(problem, theta, rigorous=False)
+            tried[step] = certify(run.vector(step).to(problem.dtype))
         return tried[step]
 
     low, high = -1, saved.size - 1
@@ -64,14 +80,37 @@ def online_certificate(problem: Problem, run: Run, *, rigorous: bool = True, tri
             middle = (low + high) // 2
             low, high = (low, middle) if at(middle).holds else (middle, high)
     order = sorted(tried)
-    path = tuple(order), tuple(tried[step].h for step in order)
+    path = tuple(order), tuple(number(tried[step]) for step in order)
     if not last.holds:
         return OnlineCertificate(None, last, *path)
     step = int(saved[high])
-    found = tried[step]
-    if rigorous:
-        found = trap_certificate(problem, run.vector(step).to(problem.dtype))
-    return OnlineCertificate(step if found.holds else None, found, *path)
+    return OnlineCertificate(step, tried[step], *path)
+
+
+def online_certificate(
+    problem: Problem, run: Run, *, rigorous: bool = True, tries: int = 12
+) -> OnlineCertificate[TrapCertificate]:
+    """Where along the saved thetas the trap certificate begins to hold, proved there.
+
+    Each try costs one certificate in plain float64, the step found one more with the checker's replay.
+
+    Raises ValueError when the run saved no theta of this problem's size.
+    """
+    found = along(
+        problem, run, lambda theta: trap_certificate(problem, theta, rigorous=False), lambda one: one.h, tries
+    )
+    if found.step is None or not rigorous:
+        return found
+    proved = trap_certificate(problem, run.vector(found.step).to(problem.dtype))
+    return OnlineCertificate(found.step if proved.holds else None, proved, found.steps, found.numbers)
+
+
+def online_flow(problem: Problem, run: Run, *, tries: int = 8) -> OnlineCertificate[FlowCertificate]:
+    """Where along the saved thetas the flow certificate of a ReLU network begins to hold.
+
+    Raises ValueError when the run saved no theta of this problem's size.
+    """
+    return along(problem, run, lambda theta: flow_certificate(problem, theta), lambda one: one.ratio, tries)
 
 
 def why_not(problem: Problem) -> str:
@@ -80,4 +119,18 @@ def why_not(problem: Problem) -> str:
     if not squares.holds:
         return f"the trap certificate is for least squares: {squares.reason}"
     found = recognise(problem)
-    return found if isinstance(found, str) else ""
+    if not isinstance(found, str):
+        return ""
+    if not affordable(problem):
+        return f"the Jacobian of all outputs is too large to be held, and {found}"
+    traced = operators_of(problem, samples=4)
+    return traced if isinstance(traced, str) else ""
+
+
+def why_no_flow(problem: Problem) -> str:
+    """Why no flow certificate can exist for this problem, or ""."""
+    squares = least_squares(problem)
+    if not squares.holds:
+        return f"the flow certificate is for least squares: {squares.reason}"
+    found = recognise_relu(problem)
+    return f"the flow certificate is for ReLU networks: {found}" if isinstance(found, str) else ""

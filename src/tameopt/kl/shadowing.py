@@ -85,7 +85,7 @@ def shadow_certificate(
 
 
 def _at(net: Shallow, weights: dict[str, np.ndarray]) -> Shallow:
-    return replace(net, **{name: weights[name] for name in "WCbe" if name in weights})
+    return replace(net, W=weights["W"], C=weights["C"], b=weights.get("b"), e=weights.get("e"))
 
 
 def _descent(net: Shallow, eta: float, most: int) -> Iterator[tuple[int, Shallow]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,6 +145,12 @@ class Shallow:
         z = self.W @ self.X.T
         return self.gain * (z if self.b is None else z + self.b[:, None])
 
+    def outputs(self) -> np.ndarray:
+        """(n, k) f(X) in float64."""
+        hidden = _FUNCTIONS[self.activation](torch.from_numpy(self.pre_activations())).numpy()
+        result: np.ndarray = self.scale * (self.C @ hidden).T + (0.0 if self.e is None else self.e)
+        return result
+
 
 def leaf_modules(model: nn.Module) -> list[nn.Module]:
     """The modules that a plain Sequential runs one after the other; a model that is none is one leaf."""
@@ -267,10 +273,7 @@ def _disagreement(shallow: Shallow, problem: Problem, parameters: dict[str, torc
     batch = problem.batches.pick(torch.arange(count))
     with torch.no_grad():
         outputs = _array(problem.batch_output(parameters, batch, True).reshape(count, -1))
-    part = Shallow(**{**shallow.__dict__, "X": shallow.X[:count], "Y": shallow.Y[:count]})
-    z = torch.from_numpy(part.pre_activations())
-    hidden = _FUNCTIONS[shallow.activation](z).numpy()
-    own = shallow.scale * (shallow.C @ hidden).T + (0.0 if shallow.e is None else shallow.e)
+    own = replace(shallow, X=shallow.X[:count], Y=shallow.Y[:count]).outputs()
     size = float(np.abs(own).max()) + float(np.abs(shallow.C).sum(axis=1).max()) * shallow.scale
     tolerance = 1e4 * torch.finfo(problem.dtype).eps * max(size, 1.0)
     if outputs.shape != own.shape or not float(np.abs(outputs - own).max()) <= tolerance:
