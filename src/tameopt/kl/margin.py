@@ -62,8 +62,9 @@ class MarginCertificate:
         """
         return Certificate(CHECKER, inline(self.data, self.reason))
 
-    def finding(self) -> Finding:
-        """The claim trap.margin."""
+    def finding(self, step: int | None = None) -> Finding:
+        """The claim trap.margin, at recorded step `step` when one is given."""
+        where = "From these weights" if step is None else f"From step {step:,} on"
         if not self.holds:
             return unknown(
                 _CLAIM,
@@ -75,7 +76,7 @@ class MarginCertificate:
         direction = "converges" if self.classes == 2 else "has only KKT points of the margin problem as limits"
         return proved(
             _CLAIM,
-            f"From these weights the gradient flow drives the loss to 0 (n F = {self.ratio:.3g} log 2 < log 2, "
+            f"{where} the gradient flow drives the loss to 0 (n F = {self.ratio:.3g} log 2 < log 2, "
             f"network homogeneous of degree {self.degree}); theta grows without bound and its direction {direction}.",
             self.certificate(),
             method="total loss bounded above in error-bounded float64",

@@ -31,8 +31,8 @@ C = TypeVar("C", bound=_Certificate)
 class OnlineCertificate(Generic[C]):
     """What a certificate says along a run.
 
-    step: the first recorded step found from which it holds, or None; certificate: there, or at the last saved theta
-    when it never holds; steps, numbers: (m,) where it was tried and the number found there (it needs <= 1/2 for the
+    step: the first recorded step found from which it holds, or None; certificate: there, or at the saved theta of
+    least F when it never holds; steps, numbers: (m,) where it was tried and the number found there (it needs <= 1/2 for the
     trap, <= 1 for the flow).
     """
 
@@ -57,8 +57,8 @@ def along(
 ) -> OnlineCertificate[C]:
     """Find where along the saved thetas a certificate begins to hold.
 
-    The last theta is tried first; when the certificate holds there, bisection over the saved ones finds an earlier
-    step (the first, if it holds from some step on).
+    The theta of least F is tried first; when the certificate holds there, bisection over those saved before finds an
+    earlier step (the first, if it holds from some step on). Costs besides one evaluation of F a saved theta.
 
     Raises ValueError when the run saved no theta.
     """
@@ -73,7 +73,9 @@ def along(
             tried[step] = certify(run.vector(step).to(problem.dtype))
         return tried[step]
 
-    low, high = -1, saved.size - 1
+    values = [float(problem.value(run.vector(int(step)).to(problem.dtype))) for step in saved]
+    # of equal values the later
+    low, high = -1, min(range(saved.size), key=lambda index: (values[index], -index))
     last = at(high)
     if last.holds:
         while high - low > 1 and len(tried) < tries:
