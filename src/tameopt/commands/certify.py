@@ -50,6 +50,8 @@ def certify(
     """
     if check is not None:
         return _check(check, as_json)
+    from tameopt.kl.trap import TrapCertificate
+
     say("certifying and replaying the proof", quiet)
     problem, run, preprocessing = _problem(target, n, width, gain, seed)
     certificate, at_step = _certificate(problem, run, step, from_start, most)
@@ -63,7 +65,7 @@ def certify(
         if name not in ("data", "verdict")
     }
     document |= {"verdict": str(certificate.verdict), "from_step": at_step, "samples": problem.n}
-    if type(certificate).__name__ == "TrapCertificate" and certificate.holds:
+    if isinstance(certificate, TrapCertificate) and certificate.holds:
         more, numbers = _scale(certificate, preprocessing)
         lines += more
         document |= numbers

@@ -32,8 +32,8 @@ class OnlineCertificate(Generic[C]):
     """What a certificate says along a run.
 
     step: the first recorded step found from which it holds, or None; certificate: there, or at the saved theta of
-    least F when it never holds; steps, numbers: (m,) where it was tried and the number found there (it needs <= 1/2 for the
-    trap, <= 1 for the flow).
+    least F when it never holds; steps, numbers: (m,) where it was tried and the number found there (it needs <= 1/2
+    for the trap, <= 1 for the flow).
     """
 
     step: int | None

@@ -8,6 +8,7 @@ in `check_flow`.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +49,7 @@ class FlowCertificate:
         what = f"F <= exp(-{self.rate:.4g} t) F_0" if self.holds else self.reason
         return f"FlowCertificate({self.verdict}, ratio={self.ratio:.4g}, {self.network}: {what})"
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate to a safetensors file that `tameopt certify --check` replays.
 
         Raises ValueError when there is none.
