@@ -177,3 +177,28 @@ def test_a_negative_zero_denominator_and_powers_of_negative_bases_are_not_total(
         found = certify(function, inputs=torch.tensor([0.5, 0.7]))
         assert not found.total
         assert not found.locally_lipschitz
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        # the known winner of a maximum does not make the loser's NaN go away
+        lambda t: torch.maximum(t.square(), -t.reciprocal().square() - 1).sum(),
+        lambda t: (1 / t).clamp(-1, 1).clamp(min=2.0).sum() + t.sum(),
+        lambda t: (t.reciprocal() ** 0).sum() + t.sum(),
+    ],
+)
+def test_what_is_undefined_stays_undefined_where_it_cannot_win(function):
+    found = certify(function, inputs=_T)
+    assert not found.total
+    assert found.autodiff == "almost everywhere"
+
+
+def test_an_infinite_derivative_counts_even_where_it_is_multiplied_by_zero():
+    def function(t):
+        return torch.minimum(t.abs().sqrt(), -1 - t.square()).sum()
+
+    assert certify(function, inputs=_T).autodiff == "almost everywhere"
+    leaf = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(function(leaf), leaf)
+    assert bool(gradient.isnan().all())

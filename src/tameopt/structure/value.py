@@ -101,7 +101,7 @@ def join(values: Sequence[Value]) -> Value:
     ranges = hull([value.range for value in values])
     extended = any(value.extended for value in values)
     if not varying:
-        return constant(ranges, extended)
+        return constant(ranges, extended).but(total=all(value.total for value in values))
     degrees = [value.degree for value in varying]
     homogeneities = {value.homogeneous for value in values if not value.zero}
     return Value(

@@ -144,7 +144,7 @@ def worst(facts: Sequence[Fact]) -> Fact:
     masked = any(fact.masked for fact in facts)
     moving = [fact for fact in facts if fact.varies]
     if not moving:
-        return fixed(bounds, masked)
+        return fixed(bounds, masked).but(total=all(fact.total for fact in facts))
     known = [fact.degree for fact in moving if fact.degree is not None]
     powers = {fact.power for fact in facts if not fact.is_zero} or {0}
     return Fact(

@@ -198,7 +198,9 @@ def inverse(a: Fact) -> Fact:
 
 def _whole_power(a: Fact, n: int) -> Fact:
     if n == 0:
-        return fixed(Bounds(1.0, 1.0))
+        # constant where a is defined, but backprop multiplies its 0 with the derivative of a
+        free = a.but(bounds=Bounds(1.0, 1.0), smooth=1000, shape="affine", power=0, masked=False, flat=True)
+        return free.but(varies=a.varies and (not a.total or a.autodiff >= 3), degree=None if a.degree is None else 0)
     if n == 1:
         return a
     b = _absolute(a.bounds)
@@ -241,14 +243,27 @@ def _power(a: Fact, p: float) -> Fact:
 
 
 def _extreme(a: Fact, b: Fact, up: bool) -> Fact:
-    if a.bounds.lo >= b.bounds.hi:
-        return a if up else b
-    if b.bounds.lo >= a.bounds.hi:
-        return b if up else a
     pick = max if up else min
     base = worst([a, b])
+    ahead = a.bounds.lo >= b.bounds.hi, b.bounds.lo >= a.bounds.hi
+    if any(ahead):
+        return _winning(a if ahead[0] == up else b, base)
     bounds = Bounds(pick(a.bounds.lo, b.bounds.lo), pick(a.bounds.hi, b.bounds.hi))
     return bent(base, bounds, through("convex" if up else "concave", 1, base), base.power)
+
+
+def _winning(chosen: Fact, base: Fact) -> Fact:
+    """The larger of two, known in advance; undefined where the other one is, and with its infinite derivatives."""
+    if base.total and base.autodiff < 3:
+        return chosen.but(autodiff=base.autodiff if chosen.varies else 0)
+    return chosen.but(
+        varies=True,
+        needs=base.needs,
+        degree=None if base.degree is None else chosen.degree,
+        pieces=True,
+        autodiff=base.autodiff,
+        total=base.total,
+    )
 
 
 def _many_factors(a: Fact, count: int) -> Fact:

@@ -10,6 +10,7 @@ from tameopt.structure.rules.products import integer_power, times
 from tameopt.structure.tame import (
     ALGEBRAIC,
     ALMOST_EVERYWHERE,
+    CLASSICAL,
     CONSERVATIVE,
     CONTINUOUS,
     DISCONTINUOUS,
@@ -289,12 +290,25 @@ def _extreme(x: Value, y: Value, largest: bool) -> Value:
     pick = max if largest else min
     lo, hi = pick(x.range.lo, y.range.lo), pick(x.range.hi, y.range.hi)
     ranges = Interval(lo, hi)
-    if x.range.lo >= y.range.hi:
-        return x if largest else y
-    if y.range.lo >= x.range.hi:
-        return y if largest else x
+    ordered = x.range.lo >= y.range.hi, y.range.lo >= x.range.hi
+    if any(ordered):
+        return _winning(x if ordered[0] == largest else y, base)
     shape = composed_shape("convex" if largest else "concave", 1, base)
     return kinked(base, ranges, shape, base.homogeneous)
+
+
+def _winning(chosen: Value, base: Value) -> Value:
+    """The larger of two, known in advance; undefined where the other one is, and with its infinite derivatives."""
+    if base.total and base.autodiff < ALMOST_EVERYWHERE:
+        return chosen.but(autodiff=base.autodiff if chosen.varies else CLASSICAL)
+    return chosen.but(
+        varies=True,
+        generators=base.generators,
+        degree=None if base.degree is None else chosen.degree,
+        piecewise=True,
+        autodiff=base.autodiff,
+        total=base.total,
+    )
 
 
 def clamp(call: Call) -> list[Value]:

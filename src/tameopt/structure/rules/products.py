@@ -20,7 +20,7 @@ def times(x: Value, y: Value, count: int = 1, or_zero: bool = False) -> Value:
     ranges = product.times(count)
     if not x.varies or not y.varies:
         constant, varying = (x, y) if not x.varies else (y, x)
-        return scaled(varying, constant).but(range=ranges)
+        return scaled(varying, constant).but(range=ranges, total=x.total and y.total)
     base = join([x, y])
     degree = None if x.degree is None or y.degree is None else x.degree + y.degree
     homogeneous = None if x.homogeneous is None or y.homogeneous is None else x.homogeneous + y.homogeneous
@@ -157,7 +157,17 @@ def reciprocal(call: Call) -> list[Value]:
 def integer_power(x: Value, n: int) -> Value:
     """x^n for an integer n >= 0."""
     if n == 0:
-        return number(1.0)
+        # constant where x is defined, but backprop multiplies its 0 with the derivative of x
+        return x.but(
+            varies=x.varies and (not x.total or x.autodiff >= ALMOST_EVERYWHERE),
+            range=point(1.0),
+            degree=None if x.degree is None else 0,
+            smooth=ANALYTIC,
+            shape="affine",
+            homogeneous=0,
+            extended=False,
+            flat=True,
+        )
     even = n % 2 == 0
     if n == 2:
         ranges = x.range.square()
