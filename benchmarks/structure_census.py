@@ -14,53 +14,90 @@ import argparse
 import collections
 import contextlib
 import json
+import os
 import platform
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 import tameopt
 from tameopt.structure import certify
 
 Row = dict[str, Any]
+_PEERS = ("torchvision", "timm", "transformers")
 
 
-def _declare_detection_operators() -> None:
-    """torchvision's wheel may be built for another torch; classification needs none of its own operators.
+def _import_torchvision() -> None:
+    """torchvision, also where its wheel was built for another torch; classification needs none of its own operators.
 
     Its Python part imports once they are declared. A detection model would then fail with a message, not lie.
     """
-    boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    for name in ("nms", "qnms"):
-        try:
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        for name in ("nms", "qnms"):
             torch.library.define(f"torchvision::{name}", boxes)
-        except RuntimeError:
-            return  # the real ones are there
+
+
+class _WeightsOnMeta(TorchFunctionMode):
+    """Layers get their weights on the meta device; what a constructor computes (widths, schedules) is real."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _built(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    with _WeightsOnMeta():
+        return make().eval().to("meta")
 
 
 def torchvision_models(limit: int) -> Iterator[tuple[str, Callable[[], tuple[torch.nn.Module, Any]]]]:
-    """torchvision's classification builders, up to `limit`."""
-    _declare_detection_operators()
+    """torchvision's builders for classification, segmentation, video and optical flow, up to `limit`.
+
+    Detection needs boxes that depend on values, which the meta device has none of; the quantised copies of
+    classification models are those of the float ones before conversion.
+    """
+    _import_torchvision()
     import torchvision
 
-    for name in torchvision.models.list_models(module=torchvision.models)[:limit]:
+    kinds = (
+        (torchvision.models, (1, 3, 224, 224)),
+        (torchvision.models.segmentation, (1, 3, 224, 224)),
+        (torchvision.models.video, (1, 3, 16, 224, 224)),
+        (torchvision.models.optical_flow, (1, 3, 128, 128)),
+    )
+    found = [(name, size) for module, size in kinds for name in torchvision.models.list_models(module=module)]
+    for name, size in found[:limit]:
 
-        def build(name: str = name) -> tuple[torch.nn.Module, Any]:
-            with torch.device("meta"):
-                model = torchvision.models.get_model(name, weights=None).eval()
-                side = 299 if "inception" in name else 224
-                return model, torch.zeros(1, 3, side, side)
+        def build(name: str = name, size: tuple[int, ...] = size) -> tuple[torch.nn.Module, Any]:
+            model = _built(lambda: torchvision.models.get_model(name, weights=None, **_backbone(name)))
+            shape = (1, 3, 299, 299) if "inception" in name else size
+            image = torch.zeros(shape, device="meta")
+            return model, (image, image) if name.startswith("raft") else image
 
         yield f"torchvision/{name}", build
 
 
+def _backbone(name: str) -> dict[str, Any]:
+    """No download of a pretrained backbone."""
+    return {"weights_backbone": None} if name.startswith(("deeplab", "fcn", "lraspp")) else {}
+
+
 def transformers_models() -> Iterator[tuple[str, Callable[[], tuple[torch.nn.Module, Any]]]]:
     """One small model a family, built from its configuration on the meta device."""
-    _declare_detection_operators()
+    _import_torchvision()
     import transformers as hf
 
     small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -114,8 +151,8 @@ def transformers_models() -> Iterator[tuple[str, Callable[[], tuple[torch.nn.Mod
             if hasattr(config, "num_attention_heads"):
                 config._attn_implementation = "sdpa"
             side = getattr(config, "image_size", 64)
+            model = _built(lambda: kind(config))
             with torch.device("meta"):
-                model = kind(config).eval()
                 inputs = {
                     key: torch.zeros(1, 3, side, side) if "pixel" in key else torch.zeros(1, 12, dtype=torch.long)
                     for key in arguments
@@ -127,7 +164,7 @@ def transformers_models() -> Iterator[tuple[str, Callable[[], tuple[torch.nn.Mod
 
 def timm_models(limit: int) -> Iterator[tuple[str, Callable[[], tuple[torch.nn.Module, Any]]]]:
     """The first architecture of each of timm's model files, up to `limit`."""
-    _declare_detection_operators()
+    _import_torchvision()
     import timm
 
     seen: dict[str, str] = {}
@@ -137,23 +174,21 @@ def timm_models(limit: int) -> Iterator[tuple[str, Callable[[], tuple[torch.nn.M
     for name in list(seen.values())[:limit]:
 
         def build(name: str = name) -> tuple[torch.nn.Module, Any]:
-            with torch.device("meta"):
-                model = timm.create_model(name).eval()
-                size = model.default_cfg.get("input_size", (3, 224, 224))
-                return model, torch.zeros(1, *size)
+            model = _built(lambda: timm.create_model(name))
+            size = model.default_cfg.get("input_size", (3, 224, 224))  # type: ignore[union-attr]
+            return model, torch.zeros(1, *size, device="meta")
 
         yield f"timm/{name}", build
 
 
 def large_models() -> Iterator[tuple[str, Callable[[], tuple[torch.nn.Module, Any]]]]:
     """A Llama configuration of 7 billion parameters, on the meta device."""
-    _declare_detection_operators()
+    _import_torchvision()
     import transformers as hf
 
     def build() -> tuple[torch.nn.Module, Any]:
-        with torch.device("meta"):
-            model = hf.LlamaForCausalLM(hf.LlamaConfig()).eval()
-            return model, {"input_ids": torch.zeros(1, 128, dtype=torch.long)}
+        model = _built(lambda: hf.LlamaForCausalLM(hf.LlamaConfig()))
+        return model, {"input_ids": torch.zeros(1, 128, dtype=torch.long, device="meta")}
 
     yield "transformers/llama-7b", build
 
@@ -225,7 +260,9 @@ def main() -> None:
             print(f"{key}: {dict(collections.Counter(row[key] for row in done))}")
         lipschitz = sum(row["smoothness"] not in ("analytic",) for row in done)
         print(f"not analytic: {lipschitz} of {len(done)} ({100 * lipschitz / len(done):.0f}%)")
-    print(f"tameopt {tameopt.__version__}, torch {torch.__version__}, {platform.machine()}, meta device, float32")
+    versions = [f"{name} {sys.modules[name].__version__}" for name in _PEERS if name in sys.modules]
+    print(", ".join([f"tameopt {tameopt.__version__}, torch {torch.__version__}", *versions]))
+    print(f"Python {platform.python_version()}, {platform.machine()}, meta device, float32, {os.cpu_count()} cores")
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump(rows, file, indent=1)

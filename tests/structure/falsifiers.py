@@ -113,29 +113,21 @@ class Attack:
         return all(abs(self.value(theta * (1 + move) + move * 0.1) - base) <= size for move in moves)
 
 
-def _jump(values: Callable[[torch.Tensor], float], attack: Attack, at: torch.Tensor, span: float) -> float:
-    """A jump of t -> values(at + t direction) that survives bisection, or 0."""
-    grid = [span * (k / 10 - 0.5123) for k in range(11)]
-    places = [at + t * attack.direction for t in grid]
-    found = attack.values(places) if values == attack.value else [values(place) for place in places]
-    if not all(math.isfinite(value) and abs(value) < 1e8 for value in found):
-        return 0.0
-    best = max(range(10), key=lambda k: abs(found[k + 1] - found[k]))
-    a, b, left, right = grid[best], grid[best + 1], found[best], found[best + 1]
-    gaps = []
-    for _ in range(34):
-        middle = 0.5 * (a + b)
-        value = values(at + middle * attack.direction)
-        if not math.isfinite(value):
+def _jump(values: Callable[[list[torch.Tensor]], list[float]], attack: Attack, at: torch.Tensor) -> float:
+    """A jump of t -> values(at + t direction), -2 < t < 2, that survives being cut to ten intervals ten times, or 0."""
+    a, b = -2.05, 1.95
+    gaps, scale = [], 1.0
+    for _ in range(10):
+        grid = [a + (b - a) * k / 10 for k in range(11)]
+        found = values([at + t * attack.direction for t in grid])
+        if not all(math.isfinite(value) and abs(value) < 1e8 for value in found):
             return 0.0
-        if abs(value - left) >= abs(right - value):
-            b, right = middle, value
-        else:
-            a, left = middle, value
-        gaps.append(abs(right - left))
-    scale = max(abs(left), abs(right), 1e-3)
-    # 1e-4 relative: far above rounding, and a continuous function with a root singularity shrinks over 12 halvings
-    if not (gaps[-1] > 1e-4 * scale and gaps[-1] > 0.98 * gaps[-13]):
+        best = max(range(10), key=lambda k: abs(found[k + 1] - found[k]))
+        a, b = grid[best], grid[best + 1]
+        gaps.append(abs(found[best + 1] - found[best]))
+        scale = max(abs(found[best]), abs(found[best + 1]), 1e-3)
+    # 1e-4 relative: far above rounding, and a continuous function with a root singularity shrinks over 4 cuts
+    if not (gaps[-1] > 1e-4 * scale and gaps[-1] > 0.98 * gaps[-5]):
         return 0.0
     ends = (at + a * attack.direction, at + b * attack.direction)
     return 0.0 if any(beyond_floats(attack.function, end) for end in ends) else gaps[-1]
@@ -166,7 +158,7 @@ def discontinuity(attack: Attack, found: Structure) -> str:
     if not found.total or found.smoothness == "discontinuous":
         return ""
     for point in (attack.points[0], attack.special[0], attack.special[2]):
-        if (gap := _jump(attack.value, attack, point, 4.0)) > 0:
+        if (gap := _jump(attack.values, attack, point)) > 0:
             return f"a jump of {gap}"
     return ""
 
@@ -178,7 +170,7 @@ def infinite_slope(attack: Attack, found: Structure) -> str:
     for point in attack.special:
         base = attack.value(point)
         slopes = [abs(attack.value(point + h * attack.direction) - base) / h for h in (1e-6, 1e-8, 1e-10, 1e-12)]
-        noise = 1e-15 * (1 + abs(base)) / 1e-12
+        noise = 1e-13 * (1 + abs(base)) / 1e-12
         # |x|^p grows by 100^(1 - p) a step; a finite slope settles, even the 1e8 of a cosine with eps = 1e-8
         grows = slopes[3] > 30 * (slopes[0] + noise + 1e-3) and slopes[3] > 3 * slopes[2] > 9 * slopes[1]
         if grows and not beyond_floats(attack.function, point):
@@ -190,7 +182,7 @@ def kink(attack: Attack, found: Structure) -> str:
     """A jump of the slope of a C^1 function: of autodiff's, and of differences, which autodiff does not touch."""
     if not found.total or not found.smoothness.startswith(("C^", "analytic")):
         return ""
-    if found.autodiff == "classical" and (gap := _jump(attack.slope, attack, attack.points[0], 4.0)) > 0:
+    if found.autodiff == "classical" and (gap := _jump(lambda at: [attack.slope(t) for t in at], attack, attack.points[0])) > 0:
         return f"the slope jumps by {gap}"
     for point in attack.special:
         base = attack.value(point)
@@ -210,28 +202,33 @@ def not_analytic(attack: Attack, found: Structure) -> str:
     """A jump of the curvature, or Chebyshev coefficients that fall like a power: |x|^k has an error of order n^-k."""
     if not found.total or found.smoothness != "analytic":
         return ""
-    if found.autodiff == "classical" and (gap := _jump(attack.curvature, attack, attack.points[1], 4.0)) > 0:
+    if found.autodiff == "classical" and (gap := _jump(lambda at: [attack.curvature(t) for t in at], attack, attack.points[1])) > 0:
         return f"the curvature jumps by {gap}"
-    for point in attack.special:
-        # complex poles near the real line (batch norm's eps = 1e-5) look like a kink from afar and not from near
-        seen = [_algebraic_decay(attack, point, width) for width in (0.2, 0.02)]
+    # complex poles near the real line (batch norm's eps = 1e-5) look like a kink from afar and not from near
+    widths, nodes = (0.2, 0.02), np.cos(_ANGLES)
+    at = [p + w * float(x) * attack.direction for p in attack.special for w in widths for x in nodes]
+    values = np.array(attack.values(at)).reshape(len(attack.special), len(widths), len(nodes))
+    for point, rows in zip(attack.special, values, strict=True):
+        seen = [_algebraic_decay(row) for row in rows]
         if all(seen) and not beyond_floats(attack.function, point):
             return f"Chebyshev coefficients {seen} around {point.tolist()}"
     return ""
 
 
-def _algebraic_decay(attack: Attack, point: torch.Tensor, width: float) -> str:
-    """Chebyshev coefficients around a point, if they fall like a power of their number and not geometrically."""
-    size = 128
-    angles = np.pi * (np.arange(size) + 0.5) / size
-    values = np.array(attack.values([point + width * float(x) * attack.direction for x in np.cos(angles)]))
+_ANGLES = np.pi * (np.arange(128) + 0.5) / 128
+
+
+def _algebraic_decay(values: np.ndarray) -> str:
+    """The Chebyshev coefficients of values at the nodes, if they fall like a power and not geometrically."""
     if not np.isfinite(values).all():
         return ""
-    decay = np.abs(np.cos(np.outer(np.arange(size), angles)) @ values) * 2 / size
+    decay = np.abs(np.cos(np.outer(np.arange(_ANGLES.size), _ANGLES)) @ values) * 2 / _ANGLES.size
     scale = np.abs(values).max() + 1e-6
     # windows, because every second coefficient of an even function is 0
     first, second, third = (decay[n : n + 6].max() / scale for n in (18, 40, 86))
-    algebraic = third > 1e-12 and math.log(second / third) < 1.6 * math.log(first / second)
+    # rounding does not fall at all
+    falls = third > 1e-12 and third < 0.6 * second < 0.36 * first
+    algebraic = falls and math.log(second / third) < 1.6 * math.log(first / second)
     return f"{first:.1e} {second:.1e} {third:.1e}" if algebraic else ""
 
 
@@ -307,11 +304,10 @@ def oscillations(attack: Attack, found: Structure) -> str:
     away = [0.5 * k * attack.direction for k in range(150)]
     # 25 points a factor 10: sin(1/t) and sin(log t) turn more often than any of these programs
     steps = [10 ** (-k / 25) for k in range(150)]
-    for name, line in (
-        ("along a ray", away),
-        *((f"towards {p.tolist()}", [p + t * attack.direction for t in steps]) for p in attack.special[:2]),
-    ):
-        values = attack.values(line)
+    lines = [away, *([p + t * attack.direction for t in steps] for p in attack.special[:2])]
+    everything = attack.values([theta for line in lines for theta in line])
+    for number, line in enumerate(lines):
+        values = everything[150 * number : 150 * (number + 1)]
         finite = [abs(value) for value in values if math.isfinite(value)]
         size = max(finite, default=0.0) - min(finite, default=0.0)
         if size < 1e-6:
@@ -326,7 +322,7 @@ def oscillations(attack: Attack, found: Structure) -> str:
         ]
         turns = _turns([b > a for a, b in itertools.pairwise(steady) if abs(b - a) > 1e-3 * size])
         if turns > 40:
-            return f"{turns} turns {name}"
+            return f"{turns} turns on line {number}"
     return ""
 
 

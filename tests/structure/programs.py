@@ -154,7 +154,8 @@ BINARY: dict[str, Callable] = {
     "mse": lambda x, y: functional.mse_loss(x, y) * _ALONG,
     "l1": lambda x, y: functional.l1_loss(x, y) * _ALONG,
     "huber": lambda x, y: functional.huber_loss(x, y, reduction="none"),
-    "cosine": lambda x, y: functional.cosine_similarity(x, y, dim=0) * _ALONG,
+    # torch's eps of 1e-8 makes slopes of 1e8, and nested ones that float64 cannot tell from jumps
+    "cosine": lambda x, y: functional.cosine_similarity(x, y, dim=0, eps=0.05) * _ALONG,
     "distance": lambda x, y: torch.cdist(x[:, None], y[:, None]).sum(0),
     "lerp": lambda x, y: torch.lerp(x, y, 0.3),
     "lerp by": lambda x, y: torch.lerp(x, _ALONG, y),

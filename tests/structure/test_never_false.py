@@ -202,3 +202,16 @@ def test_an_infinite_derivative_counts_even_where_it_is_multiplied_by_zero():
     leaf = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(function(leaf), leaf)
     assert bool(gradient.isnan().all())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda t: functional.threshold(t, 0.5, 0.0).sum(),
+        lambda t: torch.where(t > 0.5, t, 0.0).sum(),
+        lambda t: functional.hardshrink(t).sum(),
+        lambda t: t[(t - 1).argmax()],
+    ],
+)
+def test_a_choice_at_a_limit_other_than_zero_is_not_homogeneous(function):
+    assert certify(function, inputs=_T).homogeneous is None

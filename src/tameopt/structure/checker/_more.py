@@ -237,7 +237,7 @@ def _polynomial_backward(s: Step) -> list[Fact]:
 
 def _gated_backward(s: Step) -> list[Fact]:
     gradient, a = s.facts[:2]
-    return [choose(worst([gradient, fixed(ZERO)]), step(a, Bounds(0.0))).but(bounds=REALS, shape="")]
+    return [choose(worst([gradient, fixed(ZERO)]), step(a, Bounds(0.0))).but(bounds=REALS, shape="", power=None)]
 
 
 def _linear_backward(s: Step) -> list[Fact]:

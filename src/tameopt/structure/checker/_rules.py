@@ -565,8 +565,8 @@ def _threshold(s: Step) -> list[Fact]:
     a, limit, value = s.fact("self"), s.number("threshold"), s.number("value")
     if limit == value == 0:
         return [apply_scalar(SCALARS["relu"], a)]
-    other = fixed(Bounds(value, value))
-    return [choose(worst([a, other]), step(a, Bounds(0.0, 1.0))).but(bounds=a.bounds.union(other.bounds))]
+    other, passed = fixed(Bounds(value, value)), worst([a, fixed(Bounds(limit, limit))])
+    return [choose(worst([a, other]), step(passed, Bounds(0.0, 1.0))).but(bounds=a.bounds.union(other.bounds))]
 
 
 def _huber(s: Step) -> list[Fact]:

@@ -311,7 +311,8 @@ def gated_backward(call: Call) -> list[Value]:
     """threshold_backward and its relatives: the gradient, scaled or dropped by the sign of the input."""
     gradient, x = call.tensors[0], call.tensors[1]
     chosen = selected_by(join([gradient, number(0.0)]), indices(x))
-    return [chosen.but(range=Interval(), shape="")]
+    # the gate may open at a limit other than 0, which no scaling of theta respects
+    return [chosen.but(range=Interval(), shape="", homogeneous=None)]
 
 
 def linear_backward(call: Call) -> list[Value]:

@@ -102,5 +102,5 @@ def threshold(call: Call) -> list[Value]:
         from tameopt.structure.rules.elementwise import apply
 
         return [apply(FUNCTIONS["relu"], x)]
-    result = selected_by(join([x, number(value)]), truth([x]))
+    result = selected_by(join([x, number(value)]), truth([x, number(limit)]))
     return [result.but(range=hull([x.range, point(value)]))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from tameopt.structure.semialgebraic.formula import (
     And,
@@ -18,6 +19,11 @@ from tameopt.structure.semialgebraic.formula import (
 )
 from tameopt.structure.semialgebraic.polynomial import Polynomial
 from tameopt.structure.semialgebraic.sets import Set, truth
+
+if TYPE_CHECKING:
+    import torch
+
+    from tameopt.problem import Problem
 
 Number = int | Fraction
 
@@ -44,6 +50,40 @@ class Function:
         if isinstance(pieces, str):
             return Function(tuple(variables), ((And(()), parse_polynomial(pieces)),))
         return Function(tuple(variables), tuple((parse(c), parse_polynomial(p)) for c, p in pieces.items()))
+
+    @staticmethod
+    def from_problem(
+        problem: Problem,
+        *,
+        along: Mapping[str, Sequence[Number | float]] | None = None,
+        theta: torch.Tensor | None = None,
+        max_pieces: int = 1000,
+    ) -> Function:
+        """F of a tiny piecewise polynomial network as its formula, in exact rationals.
+
+        along: name -> direction (d,): F(theta + sum name * direction) in these names, as for a plane through theta;
+            by default all coordinates move, as theta0, theta1, ... theta: (d,), the problem's by default.
+        max_pieces: a limit on paths through the kinks; a path whose conditions are not all linear in the variables
+            may hold nowhere, and is then listed in vain.
+
+        Floats are taken as the rationals they are, 1/n as 1/n, and sums as exact: F differs from problem.value by
+        rounding alone. Raises ValueError at an operator that is not piecewise polynomial or not covered, and past
+        the limit. Cost: one pass over the operators a piece, in polynomials.
+
+        >>> import torch, tameopt as tame
+        >>> problem = tame.Problem.from_function(lambda theta: (theta[0] * theta[1].relu() - 1) ** 2, torch.ones(2))
+        >>> for condition, polynomial in Function.from_problem(problem).pieces:
+        ...     print(f"{polynomial}  where {condition}")
+        1  where (theta1 <= 0)
+        theta0^2*theta1^2 - 2*theta0*theta1 + 1  where (theta1 > 0)
+        """
+        from tameopt.structure.semialgebraic.network import coordinates, exact_loss, pieces
+
+        names, moved = coordinates(problem, along, theta)
+        return Function(names, tuple(pieces(exact_loss(problem), moved, max_pieces)))
+
+    def __str__(self) -> str:
+        return "\n".join(f"{polynomial}  where {condition}" for condition, polynomial in self.pieces)
 
     def __call__(self, point: Mapping[str, Number] | None = None, **coordinates: Number) -> Fraction:
         """The exact value at a rational point.
