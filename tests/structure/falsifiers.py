@@ -1,14 +1,15 @@
 """Attempts to contradict a certificate numerically; each says what it found, or "".
 
-A certificate speaks of real arithmetic. Where an intermediate result leaves the range of float64, saturates (tanh x = 1)
-or is nothing but rounding (a sum that is 0 exactly), the computed value says nothing, and such points are left out:
-`beyond_floats` looks at the intermediate results, `_steady` at the value a few roundings away.
+A certificate speaks of real arithmetic. Where an intermediate result leaves the range of float64, saturates
+(tanh x = 1) or is nothing but rounding (a sum that is 0 exactly), the computed value says nothing, and such points
+are left out: `beyond_floats` looks at the intermediate results, `Attack.steady` at the value a few roundings away.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,7 +23,7 @@ _TINY = 1e-9
 # functions whose float64 values reach the open end of their range or underflow although the real ones do not
 _SATURATING = {
     "tanh", "sigmoid", "erf", "_softmax", "exp", "special_ndtr", "softplus", "expm1", "log_sigmoid_forward",
-    "_log_softmax", "logaddexp", "gelu", "silu", "mish", "elu", "logsumexp", "sinh", "matrix_exp", "linalg_matrix_exp",
+    "_log_softmax", "logaddexp", "gelu", "silu", "mish", "elu", "logsumexp", "sinh", "linalg_matrix_exp",
 }  # fmt: skip
 _SPECIAL = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.5, -0.5, 0.0))
 
@@ -78,7 +79,8 @@ class Attack:
 
     def values(self, thetas: list[torch.Tensor]) -> list[float]:
         """The value at each point, in one call where torch can batch the program."""
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says where vmap is a loop inside
             try:
                 return torch.vmap(self.function)(torch.stack(thetas)).tolist()
             except RuntimeError:  # data-dependent indexing, in-place writes into constants
@@ -114,7 +116,7 @@ class Attack:
 
 
 def _jump(values: Callable[[list[torch.Tensor]], list[float]], attack: Attack, at: torch.Tensor) -> float:
-    """A jump of t -> values(at + t direction), -2 < t < 2, that survives being cut to ten intervals ten times, or 0."""
+    """A jump of t -> values(at + t direction), -2 < t < 2, that survives ten cuts into ten intervals, or 0."""
     a, b = -2.05, 1.95
     gaps, scale = [], 1.0
     for _ in range(10):
@@ -182,7 +184,10 @@ def kink(attack: Attack, found: Structure) -> str:
     """A jump of the slope of a C^1 function: of autodiff's, and of differences, which autodiff does not touch."""
     if not found.total or not found.smoothness.startswith(("C^", "analytic")):
         return ""
-    if found.autodiff == "classical" and (gap := _jump(lambda at: [attack.slope(t) for t in at], attack, attack.points[0])) > 0:
+    if (
+        found.autodiff == "classical"
+        and (gap := _jump(lambda at: [attack.slope(t) for t in at], attack, attack.points[0])) > 0
+    ):
         return f"the slope jumps by {gap}"
     for point in attack.special:
         base = attack.value(point)
@@ -202,7 +207,10 @@ def not_analytic(attack: Attack, found: Structure) -> str:
     """A jump of the curvature, or Chebyshev coefficients that fall like a power: |x|^k has an error of order n^-k."""
     if not found.total or found.smoothness != "analytic":
         return ""
-    if found.autodiff == "classical" and (gap := _jump(lambda at: [attack.curvature(t) for t in at], attack, attack.points[1])) > 0:
+    if (
+        found.autodiff == "classical"
+        and (gap := _jump(lambda at: [attack.curvature(t) for t in at], attack, attack.points[1])) > 0
+    ):
         return f"the curvature jumps by {gap}"
     # complex poles near the real line (batch norm's eps = 1e-5) look like a kink from afar and not from near
     widths, nodes = (0.2, 0.02), np.cos(_ANGLES)
@@ -282,7 +290,11 @@ def not_homogeneous(attack: Attack, found: Structure) -> str:
     a = attack.normal()
     left, right = attack.value(2 * a), 2.0**found.homogeneous * attack.value(a)
     size = abs(left) + abs(right) + 1e-6
-    if abs(left - right) > 1e-6 * size and attack.steady(a, 1e-7 * size) and not beyond_floats(attack.function, 2 * a):
+    if (
+        abs(left - right) > 1e-6 * size
+        and attack.steady(a, 1e-7 * size)
+        and not beyond_floats(attack.function, 2 * a)
+    ):
         return f"not homogeneous: {left} and {right}"
     return ""
 

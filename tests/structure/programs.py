@@ -142,9 +142,9 @@ BINARY: dict[str, Callable] = {
     "dot": lambda x, y: (x @ y) * _ALONG,
     "outer": lambda x, y: (x[:, None] * y[None, :]).sum(1),
     "bilinear": lambda x, y: torch.outer(x, y) @ _ALONG,
-    "attend": lambda x, y: functional.scaled_dot_product_attention(x[None, :, None], y[None, :, None], x[None, :, None])[
-        0, :, 0
-    ],
+    "attend": lambda x, y: functional.scaled_dot_product_attention(
+        x[None, :, None], y[None, :, None], x[None, :, None]
+    )[0, :, 0],
     "atan2": torch.atan2,
     "hypot": torch.hypot,
     "logaddexp": torch.logaddexp,

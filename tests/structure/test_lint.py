@@ -14,6 +14,8 @@ from tameopt.structure.lint import lint, sarif
 
 _T = torch.tensor([0.5, 0.7, 0.2], dtype=torch.float64)
 
+_JORDAN = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+
 
 class _Round(torch.autograd.Function):
     @staticmethod
@@ -59,6 +61,17 @@ _TRAPS = [
     (lambda t: functional.cross_entropy(t.softmax(0)[None], torch.tensor([1])), "TAME303", False),
     (lambda t: t.norm() ** 2, "TAME305", False),
     (lambda t: functional.normalize(t, dim=0).sum(), "TAME306", False),
+    (lambda t: functional.cosine_similarity(t, torch.ones_like(t), dim=0), "TAME306", False),
+    # its norms are clamped under no_grad: within eps of 0 the gradient is wrong
+    (lambda t: functional.cosine_similarity(t, torch.ones_like(t), dim=0, eps=1e-3), "TAME201", False),
+    (lambda t: ((t[:, None] - t[None, :]) ** 2).sqrt().sum(), "TAME101", True),
+    (lambda t: torch.linalg.eigvals(t[0] * _JORDAN.T + _JORDAN).real.sum(), "TAME111", False),
+    (lambda t: torch.pow(0.0, t).sum(), "TAME104", False),
+    (lambda t: t[torch.zeros(3, dtype=torch.bool)].mean(), "TAME117", False),
+    (lambda t: t.masked_fill(torch.ones(3, dtype=torch.bool), -torch.inf).softmax(0).sum(), "TAME113", False),
+    (lambda t: t.masked_fill(torch.ones(3, dtype=torch.bool), -torch.inf).logsumexp(0), "TAME113", False),
+    (lambda t: functional.kl_div(_T.log(), t, reduction="sum"), "TAME107", True),
+    (lambda t: torch.linalg.det(torch.outer(t, t)), "TAME112", False),
 ]
 
 
@@ -96,6 +109,12 @@ _GUARDED = [
     lambda t: torch.where(t <= 0, t.clamp(max=0).exp(), 1 + t).sum(),
     lambda t: (0.99 * t.tanh()).acos().sum(),
     lambda t: torch.relu(t).sum(),
+    lambda t: torch.cdist(t[:, None], t[:, None]).sum(),
+    lambda t: torch.linalg.inv(torch.diag(t.square() + 1)).sum(),
+    lambda t: functional.kl_div(t.log_softmax(0), torch.tensor([0.0, 0.5, 0.5]).double(), reduction="sum"),
+    lambda t: functional.elu(t, 2.0).sum() + t.prod(),
+    lambda t: t[torch.tensor([True, False, True])].mean(),
+    lambda t: torch.pow(2.0, t).sum(),
 ]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from tameopt.evidence import Verdict
+from tameopt.problem import Problem
 from tameopt.structure import certify
 
 _T = torch.tensor([0.5, 0.7, -0.2], dtype=torch.float64)
@@ -215,3 +216,67 @@ def test_an_infinite_derivative_counts_even_where_it_is_multiplied_by_zero():
 )
 def test_a_choice_at_a_limit_other_than_zero_is_not_homogeneous(function):
     assert certify(function, inputs=_T).homogeneous is None
+
+
+def test_a_hook_is_found_wherever_it_was_registered():
+    def late(t):
+        y = t.square()
+        value = y.sum()
+        if y.requires_grad:
+            y.register_hook(lambda gradient: 3 * gradient)
+        return value
+
+    assert certify(late, inputs=_T).autodiff == "wrong"
+    model = torch.nn.Linear(3, 2)
+    model.weight.register_hook(lambda gradient: 2 * gradient)
+    assert certify(model, inputs=torch.ones(4, 3)).autodiff == "wrong"
+    assert certify(model, inputs=torch.ones(4, 3), wrt="inputs").autodiff == "classical"
+    assert certify(Problem(model, functional.mse_loss, (torch.ones(4, 3), torch.ones(4, 2)))).autodiff == "wrong"
+
+
+class _GrowingWeight(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.w.mul_(2)
+        return self.w * x
+
+
+def test_a_parameter_that_the_model_overwrites_is_refused():
+    # autodiff would give the gradient at the new value, x, where that of 2 w x is 2 x
+    found = certify(_GrowingWeight(), inputs=torch.ones(3))
+    assert found.definable == "unknown"
+    assert "written in place: compute a new tensor" in str(found.obstructions[0])
+    assert "test_never_false.py:" in str(found.obstructions[0].place)
+
+
+def test_a_model_that_does_not_run_names_the_line():
+    def function(t):
+        return (t @ torch.ones(5, dtype=t.dtype)) if t.requires_grad else t.sum()
+
+    with pytest.raises(ValueError, match=r"raised RuntimeError at .*test_never_false.py:\d+: "):
+        certify(function, inputs=_T)
+
+
+def test_a_write_under_no_grad_is_not_seen_by_autodiff():
+    def clamped(t):
+        norm = t.norm().clone()
+        with torch.no_grad():
+            norm.clamp_min_(0.5)
+        return t.sum() / norm
+
+    def similar(t):
+        return functional.cosine_similarity(t, torch.ones_like(t), dim=0, eps=0.5)
+
+    for function in (clamped, similar):
+        assert certify(function, inputs=_T).autodiff == "wrong"
+        # within eps of 0 the function is linear, and backprop says something else
+        leaf = torch.tensor([0.1, 0.1, 0.05], dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(function(leaf), leaf)
+        theta = leaf.detach()
+        along = float(function(1.01 * theta) - function(0.99 * theta)) / 0.02
+        assert along == pytest.approx(float(function(theta)), rel=1e-9)
+        assert float(gradient @ theta) < 0.8 * along

@@ -1,8 +1,8 @@
 """Random programs: whatever their certificate says must survive attempts to falsify it numerically.
 
-Each program applies 1 to 30 random operators to theta in R^3 (`programs`); a certificate that replays is then attacked
-(`falsifiers`): undefined values, bounds, jumps, infinite slopes, kinks, points where it is not analytic, backprop
-against differences, convexity, homogeneity, the degree, oscillations.
+Each program applies 1 to 30 random operators to theta in R^3 (`programs`); a certificate that replays is then
+attacked (`falsifiers`): undefined values, bounds, jumps, infinite slopes, kinks, points where it is not analytic,
+backprop against differences, convexity, homogeneity, the degree, oscillations.
 """
 
 from __future__ import annotations

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tameopt.commands._common import Command, Json, Panel, Seed, Target, emit_json, terminal
+
+if TYPE_CHECKING:
+    from tameopt.problem import Problem
 
 
 def structure(
@@ -14,17 +18,26 @@ def structure(
     operations: Annotated[
         bool, typer.Option("--operations", help="Every operation with its line, its row and what is known after it.")
     ] = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="The derivation: modules, their operators, what follows.")
+    ] = False,
+    pieces: Annotated[
+        Path | None, typer.Option("--pieces", help="Draw the pieces of a tiny ReLU loss on a plane; .svg or .png.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Certify the loss: tame or not, smooth or not, what autodiff computes; with a proof that replays."""
     from tameopt.audit.targets import resolve
     from tameopt.structure import certify
+    from tameopt.structure.derivation import derivation, lines
 
     problem = resolve(target, seed).problem
     if problem is None:
         raise ValueError(f"{target} does not say which problem it was: name the problem, or FILE.py:factory.")
     found = certify(problem, seed=seed)
+    if pieces is not None:
+        _draw_pieces(problem, pieces, seed)
     if as_json:
         document = found.to_json()
         document["operations"] = [vars(operation) for operation in found.operations] if operations else []
@@ -55,6 +68,17 @@ def structure(
         for operation in found.operations:
             where = operation.line or f"module {operation.module or '?'}"
             console.print(f"  {operation.operator:<24}{operation.result:<60}{where}")
+    if tree:
+        for line in lines(derivation(found)):
+            console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _draw_pieces(problem: Problem, path: Path, seed: int) -> None:
+    from tameopt.report.plots import draw
+    from tameopt.structure.plane_pieces import plane_pieces
+
+    figure: Any = draw(plane_pieces(problem, seed=seed).picture()).figure
+    figure.savefig(path)
 
 
 ENTRY = Command("structure", Panel.TOOLS, structure)

@@ -12,6 +12,7 @@ from tameopt import __version__
 from tameopt.audit.diagnosis import AnalysisRecord, Diagnosis, QuestionRow
 from tameopt.picture import Picture
 from tameopt.report import citation, glossary, model
+from tameopt.report._derivation_html import derivation_markup
 from tameopt.report._evidence_html import finding_markup, ledger_markup
 from tameopt.report._field import scale_markup
 from tameopt.report.compare import Comparison
@@ -31,6 +32,7 @@ def to_html(diagnosis: Diagnosis) -> str:
             _questions(diagnosis),
             _pictures(diagnosis.pictures),
             ledger_markup(diagnosis),
+            _section("derivation", "How the class of F is derived", derivation_markup(diagnosis.facts)),
             _others(diagnosis),
             _costs(diagnosis),
             _reproduce(diagnosis),
@@ -131,6 +133,7 @@ def _head(diagnosis: Diagnosis) -> str:
             ("questions", "Questions", diagnosis.questions),
             ("pictures", "Pictures", diagnosis.pictures),
             ("theorems", "Theorems", diagnosis.judgements),
+            ("derivation", "Derivation", derivation_markup(diagnosis.facts)),
             ("costs", "Costs and what was skipped", True),
             ("reproduce", "Do it again", True),
             ("cite", "Cite", True),

@@ -32,7 +32,7 @@ from tameopt.structure.tame import (
     is_o_minimal,
     smoothness_name,
 )
-from tameopt.structure.trace import module_names, severed, traced
+from tameopt.structure.trace import module_names, persons_line, severed, traced
 from tameopt.structure.value import Value
 
 Wrt = Literal["parameters", "inputs", "both"]
@@ -235,7 +235,10 @@ def certify_outputs(problem: Problem) -> Structure:
 
 @dataclass(frozen=True)
 class Subject:
-    """A function to trace. run(leaves, part) computes part number `part` (a batch) from the leaves by name."""
+    """A function to trace. run(leaves, part) computes part number `part` (a batch) from the leaves by name.
+
+    hooks: parameters whose gradient a hook may change.
+    """
 
     name: str
     leaves: Mapping[str, torch.Tensor]
@@ -245,6 +248,7 @@ class Subject:
     combine: str = "tame.outputs"
     any_data: bool = False
     notes: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
 
     @property
     def parts(self) -> int:
@@ -302,6 +306,7 @@ def _of_problem(problem: Problem) -> Subject:
         combine,
         any_data,
         notes,
+        hooked_parameters(problem.model),
     )
 
 
@@ -342,7 +347,17 @@ def _of_module(model: nn.Module, loss: Any, inputs: Any, wrt: Wrt) -> Subject:
             return functional_call(model, constants, (), dict(batch))
         return functional_call(model, constants, tuple(batch) if isinstance(batch, (tuple, list)) else (batch,))
 
-    return Subject(type(model).__name__, leaves, (tuple(tensors),), module_names(model), run)
+    hooks = hooked_parameters(model) if wrt != "inputs" else ()
+    return Subject(type(model).__name__, leaves, (tuple(tensors),), module_names(model), run, hooks=hooks)
+
+
+def hooked_parameters(model: nn.Module) -> tuple[str, ...]:
+    """The parameters with a hook on their gradient: what is traced are copies, which do not have it."""
+    return tuple(
+        name
+        for name, parameter in model.named_parameters()
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
+    )
 
 
 # -- recording ---------------------------------------------------------------------------------------------
@@ -397,7 +412,7 @@ def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
     nodes: list[Node] = []
     outputs: list[Ref | Constant] = []
     obstructions: list[Obstruction] = []
-    cuts: list[str] = []
+    cuts = [f"a hook may change the gradient of {name}" for name in subject.hooks]
     random: set[str] = set()
     for part in range(subject.parts):
         run = functools.partial(subject.run, leaves, part)
@@ -406,15 +421,17 @@ def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
             first = str(error).splitlines()[0] if str(error) else ""
             shapes = [tuple(tensor.shape) for tensor in subject.data[part]]
+            line = persons_line(error)
             raise ValueError(
-                f"the model must run on its inputs, but with shapes {shapes} it raised "
-                f"{type(error).__name__}: {first}"
+                f"the model must run on its inputs, but with shapes {shapes} it raised {type(error).__name__}"
+                f"{f' at {line}' if line else ''}: {first}"
             ) from error
         random.update(program.random)
         shift = len(nodes)
         nodes.extend(_shifted(node, shift) for node in program.nodes)
         outputs.extend(Ref(out.node + shift, out.output) if isinstance(out, Ref) else out for out in program.outputs)
         obstructions.extend(item for item in program.obstructions if item not in obstructions)
+        cuts.extend(f"a hook may change the gradient here ({place})" for place in program.hooks)
         for tensor, out in zip(tensors, program.outputs, strict=True):
             if isinstance(out, Ref) and (reason := severed(tensor)):
                 cuts.append(reason)
@@ -456,7 +473,10 @@ def _structure(
     name: str, program: Program, notes: tuple[str, ...], wrt: str, start: float, any_data: bool
 ) -> Structure:
     found = interpret(program, any_data)
-    obstructions = (*program.obstructions, *found.obstructions)
+    # an operator that was named with its line says more than "the second run differs"
+    vague = tuple(item for item in program.obstructions if item.kind == "differs between runs")
+    exact = tuple(item for item in program.obstructions if item.kind != "differs between runs")
+    obstructions = (*exact, *found.obstructions, *vague)
     operations = _operations(program, found.values)
     result = found.values.get(program.outputs[0]) if program.outputs and isinstance(program.outputs[0], Ref) else None
     stops = [item for item in obstructions if item.kind != "branch"]

@@ -8,8 +8,11 @@ from typing import Any
 
 from tameopt.analysis import Analysis, Answer, Context
 from tameopt.evidence import Certificate, Cost, Finding, Scope, proved, refuted, unknown
+from tameopt.picture import Picture
 from tameopt.structure.certificate import Structure, certify, certify_outputs
+from tameopt.structure.derivation import as_data, derivation
 from tameopt.structure.kink_witness import Kink, find_kink
+from tameopt.structure.plane_pieces import plane_pieces
 from tameopt.structure.program import Place
 from tameopt.structure.tame import STRUCTURE_SOURCE, is_o_minimal
 
@@ -19,6 +22,8 @@ CLAIMS = (
     "F.homogeneous", "F.convex",
 )  # fmt: skip
 _METHOD = "operator certificate, replayed by a separate checker"
+_MOST_OPERATIONS = 400  # our choice: a longer derivation is no reading matter in a report
+_MOST_WORK = 20_000  # our choice: parameters x samples x operators that a picture in exact arithmetic may cost
 _REMEDY = "tame.structure.certify(problem).obstructions"
 
 
@@ -245,11 +250,30 @@ def _analyse(context: Context) -> Answer:
             problem, context.theta.to(problem.theta), context.seed, min(2.0, context.deadline_seconds / 4)
         )
         gradients = 60.0
+    pictures = _pictures(context, structure)
     seconds = structure.seconds + (network.seconds if network else 0.0)
-    facts = {**structure.to_json(), "kink": None if kink is None else kink.to_json()}
+    facts = {
+        **structure.to_json(),
+        "kink": None if kink is None else kink.to_json(),
+        "derivation": as_data(derivation(structure), _MOST_OPERATIONS),
+    }
     return Answer(
-        findings_of(structure, kink, network), facts=facts, cost=Cost(gradients=2.0 + gradients, seconds=seconds)
+        findings_of(structure, kink, network), pictures, facts, cost=Cost(gradients=2.0 + gradients, seconds=seconds)
     )
+
+
+def _pictures(context: Context, structure: Structure) -> tuple[Picture, ...]:
+    """The pieces of a tiny piecewise polynomial loss on a plane through theta; none for other losses."""
+    problem = context.problem
+    size = problem.theta.numel() * problem.n * len(structure.operations)
+    if structure.definable != "piecewise polynomial" or size > _MOST_WORK:
+        return ()
+    seconds = min(5.0, context.deadline_seconds / 4)
+    try:
+        found = plane_pieces(problem, theta=context.theta, points=21, seed=context.seed, seconds=seconds)
+    except ValueError:
+        return ()  # an operator without an exact form, or too slow here
+    return (found.picture(),)
 
 
 ANALYSES: tuple[Analysis, ...] = (

@@ -79,13 +79,13 @@ def evaluate(
         arguments["guards"] = guards
     call = Call(node.op, arguments, node.shapes, node.outputs, node.dtypes, node.types)
     if node.op in ("tame.mix", "tame.average", "tame.outputs"):
-        return [join(call.tensors)]
+        return [after_cut(node, call, join(call.tensors))]
     if node.op == "tame.total":
         joined = join(call.tensors)
         ranges = call.tensors[0].range
         for value in call.tensors[1:]:
             ranges = ranges + value.range
-        return [joined.but(range=ranges)]
+        return [after_cut(node, call, joined.but(range=ranges))]
     row = row_named(node.op)
     if row is None:
         raise NoRuleError("no row in tameopt's operator tables")

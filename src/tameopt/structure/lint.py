@@ -17,8 +17,8 @@ import torch
 from tameopt.problem import Problem
 from tameopt.structure.certificate import Wrt, subject_of
 from tameopt.structure.interpret import call_of, interpret
-from tameopt.structure.program import Node, Program, Ref
-from tameopt.structure.trace import Watch, traced
+from tameopt.structure.program import Constant, Node, Place, Program, Ref
+from tameopt.structure.trace import Watch, persons_line, traced
 from tameopt.structure.traps import BY_OPERATOR, ONLY_INSIDE_WHERE, ONLY_WHEN_HIT, Trap
 from tameopt.structure.value import Value
 
@@ -88,15 +88,17 @@ def lint(
             )
         except (RuntimeError, ValueError, IndexError) as error:
             if name == "at the given values":
+                line = persons_line(error)
                 raise ValueError(
-                    f"the model must run on its inputs, it raised {type(error).__name__}: {error}"
+                    f"the model must run on its inputs, it raised {type(error).__name__}"
+                    f"{f' at {line}' if line else ''}: {error}"
                 ) from error
             continue
         witnesses[name] = (program, watch, _bad_gradient(outputs, leaves))
     program = witnesses["at the given values"][0]
     values = interpret(program, subject.any_data).values
     found = [*_trapped(program, values, witnesses), *_patterns(program, values), *_cut(program, values)]
-    found += _obstructed(program)
+    found += [*_obstructed(program), *_hooked(program, subject.hooks)]
     unique = {(one.code, one.file, one.line, one.column, one.module): one for one in reversed(found)}
     return tuple(sorted(unique.values(), key=lambda one: (one.file, one.line, one.column, one.code)))
 
@@ -251,10 +253,11 @@ def _real_comparison(node: Node, values: Mapping[Ref, Value]) -> bool:
 def _tiny_divisor(program: Program, node: Node) -> Iterator[Lint]:
     """x / norm(x).clamp(min=1e-12): the gradient at 0 is 1e12."""
     divisor = _source(program, node.arguments.get("other"))
-    if divisor is None or divisor.op not in ("clamp_min", "clamp"):
+    if divisor is None or divisor.op.rstrip("_") not in ("clamp_min", "clamp"):
         return
     inner = _source(program, divisor.arguments.get("self"))
     eps = divisor.arguments.get("min")
+    eps = eps.range.lo if isinstance(eps, Constant) and eps.range.lo == eps.range.hi else eps
     if inner is not None and inner.op in ("linalg_vector_norm", "norm") and isinstance(eps, float) and eps < 1e-6:
         words = (
             "division by a norm that may be 0", f"a gradient up to {1 / eps:.0e} at 0", "no derivative at 0",
@@ -284,8 +287,34 @@ def _cut(program: Program, values: Mapping[Ref, Value]) -> Iterator[Lint]:
             yield _made("TAME202" if custom else "TAME201", "error", node, words)
 
 
+def _hooked(program: Program, parameters: tuple[str, ...]) -> Iterator[Lint]:
+    """Hooks registered while the model ran, and those on its parameters."""
+    places = [(place, "a hook may change the gradient here") for place in program.hooks]
+    places += [(Place("", name), f"a hook may change the gradient of {name}") for name in parameters]
+    for place, message in places:
+        words = (
+            message, "what the hook returns", "the gradient of what is computed",
+            "remove the hook, or keep it knowing that the update may be no gradient",
+        )  # fmt: skip
+        yield _made("TAME202", "error", Node("register_hook", {}, {}, (), (), place=place), words)
+
+
 def _obstructed(program: Program) -> Iterator[Lint]:
     for item in program.obstructions:
+        if item.kind == "refused" and "written in place" in item.message:
+            node = Node(item.operator, {}, {}, (), (), place=item.place)
+            words = (
+                item.message, "the gradient at the new value, as if it were the old one",
+                "the gradient of what is computed", "a new tensor; update parameters in the optimizer alone",
+            )  # fmt: skip
+            yield _made("TAME201", "error", node, words)
+        if item.kind == "refused" and item.operator in ("linalg_eig", "linalg_eigvals", "_linalg_eigvals"):
+            node = Node(item.operator, {}, {}, (), (), place=item.place)
+            words = (
+                "eigenvalues of a matrix that need not be symmetric", "gradient inf or NaN at a Jordan block",
+                "no derivative where eigenvalues meet: they move like a root", "eigvalsh of a symmetric matrix, or svdvals",
+            )  # fmt: skip
+            yield _made("TAME111", "warning", node, words)
         if item.kind in ("value leaves torch", "branch"):
             node = Node(item.operator, {}, {}, (), (), place=item.place)
             words = (

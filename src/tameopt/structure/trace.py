@@ -29,13 +29,17 @@ from tameopt.structure.ranges import Interval, point
 
 _TORCH = os.path.dirname(torch.__file__)
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_NOT_A_PERSONS = (_TORCH, os.path.join(_OURS, "structure"), os.path.join(_OURS, "problem.py"), "<frozen", "<string")
+# lines of the ready problems are as good as a person's; those of the rest of tameopt say nothing
+_PROBLEMS = os.path.join(_OURS, "problems")
+_NOT_A_PERSONS = (_TORCH, _OURS, "<frozen", "<string")
 # their results depend on the shapes of their arguments alone, which do not vary
 _SHAPE_ONLY = {
     "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_empty",
     "new_zeros", "new_ones", "new_full", "new_empty_strided", "sym_size", "sym_numel", "sym_stride",
     "sym_storage_offset", "sym_is_contiguous",
 }  # fmt: skip
+# they raise or do nothing: the value is what it would be without them
+_CHECKS = {"_linalg_check_errors", "_assert_async", "_assert_scalar", "_assert_tensor_metadata"}
 _LEAVES_TORCH = {"_local_scalar_dense", "equal", "is_nonzero", "item"}
 
 
@@ -64,6 +68,8 @@ class _Exits(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = getattr(func, "__name__", "")
+        if name == "register_hook":
+            self._tracer.hooked(args[0])
         if name in _EXITS and args and isinstance(args[0], torch.Tensor):
             self._tracer.leaves_torch(args[0], name)
         return func(*args, **(kwargs or {}))
@@ -112,6 +118,8 @@ class Tracer(TorchDispatchMode):
         self._data: dict[int, torch.UntypedStorage] = {}
         self._obstructions: list[Obstruction] = []
         self._random: set[str] = set()
+        self._hooks: list[Place] = []
+        self._theta: dict[int, str] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -126,11 +134,17 @@ class Tracer(TorchDispatchMode):
             Node("theta", {"name": name}, {}, (tuple(tensor.shape),), (str(tensor.dtype),), place=Place("", name))
         )
         self._write(tensor, Ref(len(self._nodes) - 1))
+        self._theta[tensor.untyped_storage()._cdata] = name
 
     def data(self, tensor: torch.Tensor) -> None:
         """Declare a tensor to be data: a constant that another batch would change."""
         storage = tensor.untyped_storage()
         self._data[storage._cdata] = storage
+
+    def hooked(self, tensor: torch.Tensor) -> None:
+        """Note that a hook was registered on a tensor, maybe after it was used."""
+        if self._known(tensor):
+            self._hooks.append(self._place())
 
     def leaves_torch(self, tensor: torch.Tensor, method: str) -> None:
         """Note that a method handed the values of a tensor to something else than torch."""
@@ -150,6 +164,8 @@ class Tracer(TorchDispatchMode):
         name = func._schema.name.split("::")[-1]
         if torch.Tag.nondeterministic_seeded in func.tags:
             self._random.add(name)
+        if name in _CHECKS:
+            return func(*args, **kwargs)
         if name in _SHAPE_ONLY or not any(self._known(tensor) for tensor in tensors):
             out = func(*args, **kwargs)
             if any(self._is_data(tensor) for tensor in tensors):
@@ -171,6 +187,7 @@ class Tracer(TorchDispatchMode):
             before["self"] = self._storages[storage].whole if storage in self._storages else before["self"]
         written = [argument.name for argument in func._schema.arguments if argument.alias_info is not None
                    and argument.alias_info.is_write]  # fmt: skip
+        self._overwritten([named[key] for key in written], operator, place)
         copies = {}
         if self._watch is not None and name in self._watch.operators:
             copies = {key: item.detach().clone() for key, item in named.items() if isinstance(item, torch.Tensor)}
@@ -183,6 +200,15 @@ class Tracer(TorchDispatchMode):
         if copies and index is not None and self._watch is not None:
             self._watch.seen.setdefault(index, copies)
         return out
+
+    def _overwritten(self, targets: list[Any], operator: str, place: Place) -> None:
+        """Note a write into theta itself: autodiff sees the new value as the leaf, and the next call starts there."""
+        for target in targets:
+            if isinstance(target, torch.Tensor) and target.layout == torch.strided:
+                name = self._theta.get(target.untyped_storage()._cdata)
+                if name is not None:
+                    message = f"{name} is written in place: compute a new tensor from it instead"
+                    self._obstruct("refused", operator, message, place)
 
     # -- recording -------------------------------------------------------------------------------------------
 
@@ -203,6 +229,10 @@ class Tracer(TorchDispatchMode):
             self._obstruct(kind, operator, message, place)
             return None
         shapes, types, cut = self._describe(named)
+        if written and not torch.is_grad_enabled():
+            # torch's own cosine_similarity clamps its norms so: below eps its gradient is that of another function
+            hidden = "detached: written in place under no_grad, which autodiff does not see"
+            cut = dict.fromkeys(shapes, hidden)
         node = Node(
             operator,
             before,
@@ -381,8 +411,9 @@ class Tracer(TorchDispatchMode):
                 break
             if not module and code.co_name == "forward":
                 module = self._modules.get(id(frame.f_locals.get("self")), "")
-            if not line and not code.co_filename.startswith(_NOT_A_PERSONS):
-                line = f"{code.co_filename}:{frame.f_lineno}"
+            file = code.co_filename
+            if not line and (not file.startswith(_NOT_A_PERSONS) or file.startswith(_PROBLEMS)):
+                line = f"{file}:{frame.f_lineno}"
                 column = _column(frame)
             if line and module:
                 break
@@ -391,7 +422,8 @@ class Tracer(TorchDispatchMode):
     def program(self, outputs: list[torch.Tensor]) -> Program:
         """What was recorded; outputs: the tensors that the function returned."""
         refs = tuple(self._reference(tensor, "output", Place()) for tensor in outputs)
-        return Program(tuple(self._nodes), refs, tuple(self._obstructions), tuple(sorted(self._random)))
+        random = tuple(sorted(self._random))
+        return Program(tuple(self._nodes), refs, tuple(self._obstructions), random, tuple(self._hooks))
 
 
 def _on_meta(name: str, named: Mapping[str, Any]) -> tuple[torch.Tensor, ...] | None:
@@ -417,6 +449,18 @@ def severed(tensor: torch.Tensor) -> str:
     if tensor._backward_hooks:
         return "a hook may change the gradient here"
     return ""
+
+
+def persons_line(error: BaseException) -> str:
+    """ "file.py:12" of the innermost of a person's lines that an error went through, or ""."""
+    found = ""
+    step = error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if not file.startswith(_NOT_A_PERSONS) or file.startswith(_PROBLEMS):
+            found = f"{file}:{step.tb_lineno}"
+        step = step.tb_next
+    return found
 
 
 def _column(frame: FrameType) -> int:

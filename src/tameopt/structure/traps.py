@@ -44,7 +44,7 @@ def _any(tensor: torch.Tensor, condition: Callable[[torch.Tensor], torch.Tensor]
 def _power_is_safe(call: Call) -> bool:
     x, exponent = call.maybe("self"), call.maybe("exponent")
     if exponent is not None and (exponent.varies or exponent.range.lo != exponent.range.hi):
-        return x is None or x.range.positive
+        return x.range.positive if x is not None else call.number("self") > 0
     if x is None or not x.varies:
         return True
     p = exponent.range.lo if exponent is not None else call.number("exponent")
@@ -89,7 +89,7 @@ TRAPS: tuple[Trap, ...] = (
         "log(x.clamp(min=eps)), or the fused log_softmax, logsigmoid, logsumexp, log1p",
     ),
     Trap(
-        "TAME104", ("pow", "pow_"), _power_is_safe, lambda a: _any(a.get("self", torch.ones(1)), lambda x: x <= 0),
+        "TAME104", ("pow", "pow_"), _power_is_safe, lambda a: _any(a.get("self", a.get("exponent")), lambda x: x <= 0),
         "a power with exponent below 1 (or varying) of a value that can be 0 or less",
         "gradient inf at 0, NaN for a negative base", "x^p has no derivative at 0 for p < 1",
         "(x + eps) ** p, or abs and a guard",
@@ -159,6 +159,11 @@ TRAPS: tuple[Trap, ...] = (
         lambda a: bool((a["target"] < 0).all()),
         "cross-entropy with every target ignored", "loss NaN, gradient 0", "a mean over nothing is not defined",
         "skip such batches, or reduction='sum' divided by max(count, 1)",
+    ),
+    Trap(
+        "TAME117", ("mean",), lambda call: call.size("self") > 0, lambda a: a["self"].numel() == 0,
+        "the mean of an empty selection", "NaN", "a mean over nothing is not defined",
+        "x[mask].sum() / mask.sum().clamp(min=1)",
     ),
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from tameopt.structure.semialgebraic.algebraic import AlgebraicNumber, real_root
 from tameopt.structure.semialgebraic.critical import CriticalValue, critical_values
 from tameopt.structure.semialgebraic.formula import parse, parse_polynomial
 from tameopt.structure.semialgebraic.function import Function
+from tameopt.structure.semialgebraic.line import Break, LinePiece, breaks, line_pieces
 from tameopt.structure.semialgebraic.polynomial import Polynomial
 from tameopt.structure.semialgebraic.qepcad import EliminationError
 from tameopt.structure.semialgebraic.sets import Set, project, truth
@@ -16,14 +17,18 @@ from tameopt.structure.semialgebraic.univariate import Piece, decompose
 
 __all__ = [
     "AlgebraicNumber",
+    "Break",
     "CriticalValue",
     "EliminationError",
     "Function",
+    "LinePiece",
     "Piece",
     "Polynomial",
     "Set",
+    "breaks",
     "critical_values",
     "decompose",
+    "line_pieces",
     "parse",
     "parse_polynomial",
     "project",

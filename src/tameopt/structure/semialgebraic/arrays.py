@@ -71,6 +71,13 @@ def _same(c: dict[str, Any], signs: Signs, number: Make) -> Any:
     return c["self"]
 
 
+def _copied(c: dict[str, Any], signs: Signs, number: Make) -> Any:
+    """Answers become 0 and 1; a change of precision changes no real number, one to integers would."""
+    if c.get("dtype") is not None and not c["dtype"].is_floating_point:
+        raise ValueError(f"a copy to {c['dtype']} has no exact form here.")
+    return _each(lambda a: number(Fraction(int(a))) if isinstance(a, (bool, np.bool_)) else a, c["self"])
+
+
 def _reshaped(c: dict[str, Any], signs: Signs, number: Make) -> Any:
     return c["self"].reshape(c.get("size", c.get("shape")))
 
@@ -132,7 +139,9 @@ def _divided(c: dict[str, Any], signs: Signs, number: Make) -> Any:
     def inverse(y: Any) -> Any:
         value = y if isinstance(y, Fraction) else y.value
         if not value:
-            raise ValueError("a piecewise polynomial F is required, this one divides by something that varies or is 0.")
+            raise ValueError(
+                "a piecewise polynomial F is required, this one divides by something that varies or is 0."
+            )
         return number(1 / value)
 
     return _each(lambda a, b: a * inverse(b), c["self"], _lifted(c["other"], number))
@@ -266,7 +275,8 @@ def _huber(x: Any, c: dict[str, Any], signs: Signs, number: Make) -> Any:
 
 
 OPERATORS: dict[str, Operator] = {
-    **dict.fromkeys(("alias", "clone", "detach", "_to_copy", "lift_fresh_copy", "contiguous"), _same),
+    **dict.fromkeys(("alias", "clone", "detach", "lift_fresh_copy", "contiguous"), _same),
+    "_to_copy": _copied,
     **dict.fromkeys(("view", "_unsafe_view", "reshape"), _reshaped),
     **dict.fromkeys(("t", "transpose", "permute"), _moved),
     "expand": _expanded,

@@ -74,8 +74,8 @@ class Function:
         >>> problem = tame.Problem.from_function(lambda theta: (theta[0] * theta[1].relu() - 1) ** 2, torch.ones(2))
         >>> for condition, polynomial in Function.from_problem(problem).pieces:
         ...     print(f"{polynomial}  where {condition}")
-        1  where (theta1 <= 0)
         theta0^2*theta1^2 - 2*theta0*theta1 + 1  where (theta1 > 0)
+        1  where (theta1 <= 0)
         """
         from tameopt.structure.semialgebraic.network import coordinates, exact_loss, pieces
 

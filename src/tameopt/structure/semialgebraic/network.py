@@ -1,8 +1,8 @@
 """From a small network to its formula: F as finitely many polynomial pieces, with exact rational coefficients.
 
 The operators of F are run on polynomials instead of numbers. Where one of them bends (relu, abs, max), the sign of a
-polynomial is asked for: both answers are followed, unless the linear conditions met so far exclude one of them. A path
-through these answers is a piece: its conditions and the polynomial that comes out.
+polynomial is asked for: both answers are followed, unless the linear conditions met so far exclude one of them. A
+path through these answers is a piece: its conditions and the polynomial that comes out.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class ExactLoss:
                 name = node.target.__name__.split(".")[0]
                 if name not in OPERATORS:
                     raise ValueError(
-                        f"a piecewise polynomial F is required, of operators that have an exact form: {name} has none "
-                        f"here. They are {', '.join(sorted(OPERATORS))}."
+                        f"a piecewise polynomial F is required, of operators that have an exact form: {name} has "
+                        f"none here. They are {', '.join(sorted(OPERATORS))}."
                     )
                 arguments = {key: known(value) for key, value in _named(node).items()}
                 values[node] = as_array(OPERATORS[name](arguments, signs, number))
@@ -184,6 +184,7 @@ def pieces(loss: ExactLoss, theta: Sequence[Polynomial], most: int) -> Iterator[
         count += 1
         if count > most:
             raise ValueError(
-                f"at most {most} pieces are listed, F has more: move fewer coordinates (along=...) or raise max_pieces."
+                f"at most {most} pieces are listed, F has more: move fewer coordinates (along=...) or raise "
+                "max_pieces."
             )
         yield path.condition, result

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from tameopt.picture import Image, Picture, Series
 from tameopt.structure.semialgebraic.formula import (
     And,
     Atom,
     Formula,
     Or,
     Quantified,
+    atoms,
     free_variables,
     holds_at,
     is_quantifier_free,
@@ -159,6 +161,27 @@ class Set:
         """Closure without interior."""
         return self.closure().difference(self.interior())
 
+    def picture(self, radius: Number = 2, points: int = 121) -> Picture:
+        """A set of the plane within |x|, |y| <= radius: membership decided exactly at points x points places.
+
+        A curve passes through few of these places: where the formula has an equation, dots show where its polynomial
+        changes sign. Raises ValueError unless the set has two variables.
+        """
+        if self.dimension != 2:
+            raise ValueError(f"a picture needs a set in two variables, this one is in {self.variables}.")
+        first, second = self.variables
+        axis = [Fraction(radius) * Fraction(2 * k - points + 1, points - 1) for k in range(points)]
+        inside = tuple(tuple(float(self.contains({first: x, second: y})) for x in axis) for y in axis)
+        edges = _sign_changes(
+            [atom.polynomial for atom in atoms(self.formula) if atom.relation == "="], (first, second), axis
+        )
+        ends = tuple(float(x) for x in axis)
+        return Picture(
+            "semialgebraic-set", "A semialgebraic set", first, second, (edges,) if edges.x else (),
+            Image(ends, ends, inside, "member", categorical=("outside", "inside")),
+            caption=f"{self}, membership decided exactly at {points} x {points} places.",
+        )  # fmt: skip
+
     def _moved(self) -> tuple[str, dict[str, str], Formula]:
         fresh = (f"n{k}" for k in itertools.count())
         names = iter(name for name in fresh if name not in self.variables)
@@ -166,6 +189,19 @@ class Set:
         near = {name: next(names) for name in self.variables}
         formula = substituted(self.formula, {name: Polynomial.variable(new) for name, new in near.items()})
         return radius, near, formula
+
+
+def _sign_changes(polynomials: Sequence[Polynomial], names: tuple[str, str], axis: Sequence[Fraction]) -> Series:
+    """Midpoints of the horizontal steps of the grid across which the sign of a polynomial changes."""
+    xs, ys = [], []
+    for polynomial in polynomials:
+        for y in axis:
+            values = [polynomial.at({names[0]: x, names[1]: y}) for x in axis]
+            for (x, before), (after_x, after) in itertools.pairwise(zip(axis, values, strict=True)):
+                if before * after <= 0 and before != after:
+                    xs.append(float(x + after_x) / 2)
+                    ys.append(float(y))
+    return Series.of("zeros", xs, ys, "points")
 
 
 def _box(near: Mapping[str, str], radius: str) -> list[Formula]:
