@@ -123,6 +123,22 @@ def test_guarded_code_is_left_alone(function):
     assert lint(function, inputs=_T) == ()
 
 
+def _identity_with_a_kink(t):
+    return (t.relu() - (-t).relu()).sum()
+
+
+def test_a_spurious_critical_point_is_reported_apart():
+    (found,) = lint(_identity_with_a_kink, inputs=_T)
+    assert found.code == "TAME206"
+    assert found.witness == "at 0"
+    assert "slope of" in found.right
+    # a true critical point, a true kink, and a gradient that is not 0
+    for function in (torch.square, torch.relu, torch.abs, torch.neg):
+        assert lint(lambda t, function=function: function(t).sum(), inputs=_T) == ()
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    assert lint(model, functional.mse_loss, (torch.ones(4, 2), torch.zeros(4, 1))) == ()
+
+
 def test_common_networks_and_ready_problems_are_clean():
     torch.manual_seed(0)
     net = nn.Sequential(

@@ -83,8 +83,8 @@ def _backprop_finding(found: Census, backprop: Backprop) -> Finding:
     if backprop.verdict is Verdict.PROVED and backprop.certificate is not None:
         words = {
             "smooth": "Backprop returns the gradient: no operator of the loss has a kink.",
-            "lemma": "What backprop computes is a Clarke subgradient at every theta, for every batch: each kink "
-            "has a trainable bias of its own and PyTorch uses the derivative of one side.",
+            "lemma": "What backprop computes is, in exact arithmetic, a Clarke subgradient at every theta, for every "
+            "batch: each kink has a trainable bias of its own and PyTorch uses the derivative of one side.",
             "margins": "Backprop returns the gradient here: every kink input is away from its kink by more "
             "than all rounding.",
         }

@@ -198,7 +198,9 @@ def _consequences(facts: _Facts) -> Iterator[Finding]:
             "conservative": "an element of a conservative gradient of F everywhere, the gradient almost everywhere",
         }[found.autodiff]
         yield facts.proof(
-            "F.autodiff", f"Autodiff computes {meaning}.", "Bolte and Pauwels 2021, Theorem 8 and Corollary 6"
+            "F.autodiff",
+            f"Autodiff computes {meaning}, in exact arithmetic.",
+            "Bolte and Pauwels 2021, Theorem 8 and Corollary 6",
         )
     else:
         yield facts.open("F.autodiff", f"Autodiff was not shown to be conservative (level: {found.autodiff}).", why)

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from tameopt.problem import Problem
-from tameopt.structure.certificate import Wrt, subject_of
+from tameopt.structure.certificate import Subject, Wrt, subject_of
 from tameopt.structure.interpret import call_of, interpret
 from tameopt.structure.program import Constant, Node, Place, Program, Ref
+from tameopt.structure.spurious import spurious_slope
 from tameopt.structure.trace import Watch, persons_line, traced
 from tameopt.structure.traps import BY_OPERATOR, ONLY_INSIDE_WHERE, ONLY_WHEN_HIT, Trap
 from tameopt.structure.value import Value
@@ -77,10 +78,7 @@ def lint(
     subject = subject_of(target, loss, inputs, wrt)
     # a run at 0 that fails to run is no witness; the given parameters must run, and certify says why they do not
     witnesses: dict[str, tuple[Program, Watch, bool]] = {}
-    for name, leaves in (
-        ("at the given values", dict(subject.leaves)),
-        ("at 0", {key: torch.zeros_like(leaf).requires_grad_() for key, leaf in subject.leaves.items()}),
-    ):
+    for name, leaves in _starts(subject):
         watch = Watch(frozenset(BY_OPERATOR))
         try:
             program, outputs = traced(
@@ -98,9 +96,15 @@ def lint(
     program = witnesses["at the given values"][0]
     values = interpret(program, subject.any_data).values
     found = [*_trapped(program, values, witnesses), *_patterns(program, values), *_cut(program, values)]
+    found += _spurious(subject)
     found += [*_obstructed(program), *_hooked(program, subject.hooks)]
     unique = {(one.code, one.file, one.line, one.column, one.module): one for one in reversed(found)}
     return tuple(sorted(unique.values(), key=lambda one: (one.file, one.line, one.column, one.code)))
+
+
+def _starts(subject: Subject) -> tuple[tuple[str, dict[str, torch.Tensor]], ...]:
+    zeros = {key: torch.zeros_like(leaf).requires_grad_() for key, leaf in subject.leaves.items()}
+    return ("at the given values", dict(subject.leaves)), ("at 0", zeros)
 
 
 def _bad_gradient(outputs: list[torch.Tensor], leaves: Mapping[str, torch.Tensor]) -> bool:
@@ -287,6 +291,24 @@ def _cut(program: Program, values: Mapping[Ref, Value]) -> Iterator[Lint]:
             yield _made("TAME202" if custom else "TAME201", "error", node, words)
 
 
+def _spurious(subject: Subject) -> Iterator[Lint]:
+    """Backprop returns 0 at the given parameters or at 0, and F is differentiable there with another gradient."""
+    for name, leaves in _starts(subject):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            try:
+                slope = spurious_slope(lambda parts: subject.run(parts, 0), leaves)
+            except (RuntimeError, ValueError, IndexError):
+                continue  # a run beside the given parameters that fails is no witness
+        if slope is not None:
+            words = (
+                "a spurious critical point: backprop returns 0 and F has a gradient there", "gradient 0",
+                f"a slope of {slope:.3g} along a random direction",
+                "start elsewhere, or write F without the kinks that cancel (relu(x) - relu(-x) is x)",
+            )  # fmt: skip
+            yield _made("TAME206", "error", Node(subject.name, {}, {}, (), ()), words, name)
+
+
 def _hooked(program: Program, parameters: tuple[str, ...]) -> Iterator[Lint]:
     """Hooks registered while the model ran, and those on its parameters."""
     places = [(place, "a hook may change the gradient here") for place in program.hooks]
@@ -312,7 +334,8 @@ def _obstructed(program: Program) -> Iterator[Lint]:
             node = Node(item.operator, {}, {}, (), (), place=item.place)
             words = (
                 "eigenvalues of a matrix that need not be symmetric", "gradient inf or NaN at a Jordan block",
-                "no derivative where eigenvalues meet: they move like a root", "eigvalsh of a symmetric matrix, or svdvals",
+                "no derivative where eigenvalues meet: they move like a root",
+                "eigvalsh of a symmetric matrix, or svdvals",
             )  # fmt: skip
             yield _made("TAME111", "warning", node, words)
         if item.kind in ("value leaves torch", "branch"):

@@ -105,7 +105,7 @@ def plane_pieces(
     """The pieces of F on a plane, decided exactly at points x points places.
 
     theta: (d,), the problem's by default. directions: (2, d), two random ones of unit length and the given seed by
-    default. radius: > 0, in units of the directions. seconds: a limit on the work after F is recorded.
+    default. radius: > 0, in units of the directions. seconds: a limit on processor time after F is recorded.
 
     Exact for the rational numbers that the floats are. Raises ValueError at an operator that is not piecewise
     polynomial or not covered, and past the limit. Cost: one pass in rational arithmetic a place, a few hundred times
@@ -125,7 +125,7 @@ def plane_pieces(
     if tuple(directions.shape) != (2, d):
         raise ValueError(f"directions must have shape (2, {d}), got {tuple(directions.shape)}.")
     loss = exact_loss(problem)
-    start = time.perf_counter()
+    start = time.process_time()
     along = {name: direction.double().tolist() for name, direction in zip(_NAMES, directions, strict=True)}
     _, moved = coordinates(problem, along, theta)
     axis = tuple(Fraction(radius) * Fraction(2 * k - points + 1, points - 1) for k in range(points))
@@ -135,7 +135,7 @@ def plane_pieces(
     for t in axis:
         row, heights = [], []
         for s in axis:
-            if time.perf_counter() - start > seconds:
+            if time.process_time() - start > seconds:
                 raise ValueError(f"the pieces took more than {seconds:g} s: use fewer points, or a smaller network.")
             signs = SignsAtPoint()
             heights.append(loss([x.at({"s": s, "t": t}) for x in moved], signs, Fraction))

@@ -89,7 +89,8 @@ TRAPS: tuple[Trap, ...] = (
         "log(x.clamp(min=eps)), or the fused log_softmax, logsigmoid, logsumexp, log1p",
     ),
     Trap(
-        "TAME104", ("pow", "pow_"), _power_is_safe, lambda a: _any(a.get("self", a.get("exponent")), lambda x: x <= 0),
+        "TAME104", ("pow", "pow_"), _power_is_safe,
+        lambda a: _any(a["self"] if "self" in a else a["exponent"], lambda x: x <= 0),
         "a power with exponent below 1 (or varying) of a value that can be 0 or less",
         "gradient inf at 0, NaN for a negative base", "x^p has no derivative at 0 for p < 1",
         "(x + eps) ** p, or abs and a guard",
