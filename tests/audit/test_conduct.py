@@ -120,3 +120,14 @@ def test_a_network_with_dropout_and_batchnorm(tmp_path: Path) -> None:
 def test_the_package_is_a_function_too() -> None:
     assert callable(tame.audit)
     assert tame.audit.__name__ == "tameopt.audit"
+
+
+def test_a_function_without_kl_is_not_called_converged(tmp_path: Path) -> None:
+    diagnosis = tame.audit("mexican-hat", steps=2000, out=tmp_path / "r", exclude=QUICK)
+    assert diagnosis.verdict.kind not in ("converged", "converging")
+    assert diagnosis.verdict.kind != "degenerate" or "no convergence" in diagnosis.verdict.sentence
+    found = {one.claim: one for one in diagnosis.findings}
+    assert str(found["F.kl"].verdict) == "REFUTED"
+    assert str(found["kl.exponent"].verdict) == "REFUTED"
+    assert "There is no exponent" in found["kl.exponent"].statement
+    assert str(found["iterates.converge"].verdict) == "UNKNOWN"

@@ -85,6 +85,63 @@ def test_a_rising_record_is_undecided():
     assert "does not fall" in found.reason
 
 
+def test_a_fall_of_decades_with_an_open_rate_is_converging():
+    # falls and near-plateaus in turn, as adaptive methods give: no law fits, four decades are gone
+    values = 10 ** np.interp(K, [0, 500, 1500, 2500, 3500, 4700, 5940], [-0.15, -0.5, -2.5, -2.7, -3.6, -3.7, -4.3])
+    found = fit(series_of(K, values, True), lower=0.0)
+    assert found.regime == "converging", found.reason
+    low, high = found.F_star_interval
+    assert 0.0 <= low <= high <= values.min()
+    assert "at which rate is open" in found.reason
+    with pytest.raises(ValueError, match="need a linear or sublinear fit"):
+        found.steps_to(1e-6)
+
+
+def test_a_fall_that_may_go_on_is_not_converging():
+    assert fit(series_of(K, 1.0 - 1e-4 * K, True), lower=0.0).regime == "undecided"
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_a_plateau_before_a_linear_fall_is_a_piece_of_its_own(noise):
+    values = np.where(K < 2400, 0.69, 0.1 + 0.59 * 0.997 ** np.maximum(K - 2400.0, 0))
+    values = values + noise * np.random.default_rng(0).standard_normal(K.size)
+    found = fit(series_of(K, values, None if noise else True))
+    assert found.regime == "linear"
+    assert found.factor == pytest.approx(0.997, abs=1e-4)
+    assert [piece.kind for piece in found.pieces] == ["plateau", "linear"]
+    assert found.pieces[0].last < 2400 + 180 and found.pieces[1].first > 2400 - 180
+    assert "plateau over steps 0 to 2," in str(found.pieces[0])
+
+
+def test_a_staircase_has_its_steps():
+    k = K[:, None] - np.array([1000.0, 3600.0])
+    values = 1.2 - (1 / (1 + np.exp(-k / 40))).sum(axis=1) * 0.5
+    kinds = [piece.kind for piece in fit(series_of(K, values, True)).pieces]
+    assert kinds[:3] == ["plateau", "falling", "plateau"]
+
+
+def test_the_constant_is_that_of_the_flow():
+    # r' = -c^2 r^(2 theta) with theta = 3/4, c = 0.1: r = (1 + c^2 t / 2)^(-2)
+    found = fit(series_of(K, 0.2 + (1 + 0.005 * K) ** -2.0))
+    assert found.theta == pytest.approx(0.75, abs=1e-6)
+    assert found.c == pytest.approx(0.1, rel=1e-6)
+    assert found.c_interval[0] <= 0.1 <= found.c_interval[1]
+
+
+@pytest.mark.slow
+def test_intervals_cover():
+    generator = np.random.default_rng(5)
+    covered = []
+    for _ in range(60):
+        excess = 1 / (1 + K / 200)
+        found = fit(series_of(K, 0.3 + excess * (1 + 0.05 * generator.standard_normal(K.size))))
+        if found.regime == "sublinear":
+            covered.append(found.power_interval[0] <= 1.0 <= found.power_interval[1])
+    assert len(covered) >= 57
+    # 95% of 60: below 51 has probability 0.2%
+    assert sum(covered) >= 51
+
+
 def test_lower_bound_is_respected():
     found = fit(series_of(K, 2 * 0.999**K), lower=0.0)
     assert found.F_star >= 0 and found.F_star_interval[0] >= 0

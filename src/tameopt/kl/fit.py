@@ -164,9 +164,15 @@ def _choose_tail(series: LossSeries, lower: float | None) -> tuple[int, DecayLaw
     """The longest tail on which the law leaves unstructured or negligible residuals, else the best one."""
     m = series.size
     best: tuple[float, int, DecayLaw] | None = None
-    for start in sorted({int(m * share) for share in (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.7)}):
-        if m - start < FEWEST:
-            break
+    starts = [
+        s for s in sorted({int(m * share) for share in (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.7)}) if m - s >= FEWEST
+    ]
+    if series.deterministic:
+        # without noise a small misfit is a wrong law all the same: the tail that foretells its own end best
+        start = min(starts, key=lambda start: _foretold(series, start, lower))
+        tail = series.tail(start)
+        return start, fit_law(tail.clock, tail.values, lower)
+    for start in starts:
         tail = series.tail(start)
         law = fit_law(tail.clock, tail.values, lower)
         if law is None:
@@ -178,6 +184,23 @@ def _choose_tail(series: LossSeries, lower: float | None) -> tuple[int, DecayLaw
         if best is None or size < best[0]:
             best = (size, start, law)
     return (m // 2, None) if best is None else (best[1], best[2])
+
+
+def _foretold(series: LossSeries, start: int, lower: float | None) -> float:
+    """How well a law fitted from `start` to four fifths of the record foretells the rest, relative to the fall there.
+
+    Equal to four digits counts as equal, so that the longer of two good tails is taken.
+    """
+    cut = series.size - max(3, series.size // 5)
+    if cut - start < FEWEST:
+        return math.inf
+    clock, values = series.clock[start:cut], series.values[start:cut]
+    law = fit_law(clock, values, lower)
+    if law is None:
+        return math.inf
+    ahead = law.curve((series.clock[cut:] - clock[0]) / float(clock[-1] - clock[0]))
+    fall = max(abs(float(values[-1] - series.values[-1])), 1e-12 * abs(float(values[-1])), 1e-300)
+    return max(float(np.abs(ahead - series.values[cut:]).max()) / fall, 1e-4)
 
 
 def _decide(series: LossSeries, start: int, law: DecayLaw | None, lower: float | None, seed: int) -> Fit:
@@ -199,6 +222,12 @@ def _decide(series: LossSeries, start: int, law: DecayLaw | None, lower: float |
         return _converging(found, f"exponential and power decay fit equally well: {words}", lower)
     if not linear and s_high < _GAP:
         reason = f"{words}, between linear (1/2) and any power that an analytic F has (from 2/3 on)"
+        return _converging(found, reason, lower)
+    misfit = float(np.median(np.abs(tail.values - chosen.fitted) / np.maximum(chosen.fitted - chosen.F_star, 1e-300)))
+    if abs(chosen.correlation) > 0.75 and misfit > 0.01:
+        reason = (
+            f"no decay law fits: the best is off by {100 * misfit:.2g}% of F - F*, in long waves and not by noise"
+        )
         return _converging(found, reason, lower)
     low, high = found.F_star_interval
     fall = float(np.ptp(tail.values))

@@ -17,6 +17,7 @@ from tameopt.problem import Problem
 from tameopt.run import Run
 
 Method = Literal["auto", "contraction", "structured", "products"]
+METHODS: tuple[Method, ...] = get_args(Method)
 LARGEST = 20_000  # rows of a kernel that is formed: 3.2 GB in float64; past it only its ends are computed
 
 
@@ -72,8 +73,8 @@ def ntk(
 
     Raises ValueError when the problem has no outputs, or its samples cannot be picked by number.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     check_has_outputs(problem)
     at = (problem.theta if theta is None else theta).detach()
     chosen = torch.arange(problem.n) if indices is None else torch.as_tensor(indices)

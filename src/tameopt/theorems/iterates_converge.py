@@ -23,7 +23,7 @@ _LOCAL = (
 
 
 def _predict(known: Known) -> tuple[Prediction, ...]:
-    return (*_smallest_gradient(known), *_length(known), *_descent(known))
+    return (*_smallest_gradient(known), *_length(known), *_order(known), *_descent(known))
 
 
 def _smallest_gradient(known: Known) -> tuple[Prediction, ...]:
@@ -76,6 +76,28 @@ def _length(known: Known) -> tuple[Prediction, ...]:
             f"{length.value:.4g}",
             length.value <= bound or None,
             f"2 sqrt(2 (F_0 - F_low)/mu), mu >= {lowest:.4g} on the path, F_low = {below.value:.4g}",
+        ),
+    )
+
+
+def _order(known: Known) -> tuple[Prediction, ...]:
+    """F_k - F* = O(k^(-1/(2 theta - 1))) for theta in (1/2, 1), theta and the power as the run shows them."""
+    theta, power = known.estimate("kl.exponent"), known.estimate("rate.sublinear")
+    if theta is None or power is None or power.verdict is Verdict.REFUTED or theta.verdict is Verdict.REFUTED:
+        return ()
+    low, high = theta.evidence.interval or (theta.value, theta.value)
+    if not (theta.value > 0.5 and high < 1.0):
+        return ()
+    slowest, fastest = 1 / (2 * high - 1), 1 / (2 * low - 1) if low > 0.5 else math.inf
+    seen_low, seen_high = power.evidence.interval or (power.value, power.value)
+    return (
+        Prediction(
+            "power of 1/k in F - F*",
+            f"{1 / (2 * theta.value - 1):.3g} in [{slowest:.3g}, {fastest:.3g}]",
+            f"{power.value:.3g} in [{seen_low:.3g}, {seen_high:.3g}]",
+            # theta is a slope along the path, no bound: intervals that miss each other decide nothing
+            (seen_high >= slowest and seen_low <= fastest) or None,
+            f"1/(2 theta - 1), theta = {theta.value:.3f} [{low:.3f}, {high:.3f}] on the path; Attouch and Bolte 2009",
         ),
     )
 
