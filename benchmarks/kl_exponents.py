@@ -4,7 +4,7 @@
 
 Hard ones on file (degenerate Newton polygons, coefficients that need towers of number fields, powers), and COUNT
 random polynomials a kind: sparse with integer coefficients, dense, squares of dense ones, products of curves
-through the origin, and (polynomial)^2 + higher terms. Prints the slowest of each kind, and every one that is
+through the origin, and (polynomial)^2 + higher terms. Prints the slowest of each kind in seconds of CPU time, and every one that is
 undecided.
 """
 
@@ -70,13 +70,13 @@ def main() -> None:
         for kind, terms in kinds(generator).items():
             if terms:
                 cases.setdefault(kind, []).append(Polynomial(("x", "y"), terms))
-    print("| kind | count | undecided | median s | largest s |\n|---|---|---|---|---|")
+    print("| kind | count | undecided | median CPU s | largest CPU s |\n|---|---|---|---|---|")
     for kind, polynomials in cases.items():
         seconds, undecided = [], []
         for one in polynomials:
-            begun = time.perf_counter()
+            begun = time.process_time()
             found = exponent(one)
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.process_time() - begun)
             if found.theta is None:
                 undecided.append(f"{one}: {found.rule}")
             if seconds[-1] > 10:
