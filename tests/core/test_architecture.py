@@ -18,7 +18,7 @@ LAYERS = (
     {"loss_module", "hessian_modes", "record_file"},
     {"sample_gradients"},
     {"problem", "run"},
-    {"analysis"},
+    {"analysis", "threads"},
     {"optim", "structure", "curvature", "problems"},
     {"dynamics", "kl", "noise", "nonsmooth"},
     {"theorems"},
@@ -33,7 +33,7 @@ WITHIN = {
     "evidence": {"claims"},
     "linear_operator": {"extras"},
     "probe": {"batches"},
-    "noise": {"dynamics"},
+    "noise": {"dynamics", "nonsmooth"},
     "nonsmooth": {"dynamics"},
     "kl": {"dynamics"},
 }

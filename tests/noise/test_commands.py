@@ -31,7 +31,9 @@ def test_the_flow_of_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["complete"] and len(found["rows"]) == 3
     assert found["rows"][2]["F"] < found["rows"][1]["F"] < found["rows"][0]["F"]
     assert main(["flow", "quadratic", "--quiet"]) == 0
-    assert "The gradient flow of quadratic" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "The gradient flow of quadratic" in out and "a gradient costs" in out and "MB" in out
+    assert found["gradient_cost"]["time_ratio"] > 0
 
 
 def test_a_run_of_a_ready_problem(tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,12 +42,15 @@ def test_a_run_of_a_ready_problem(tmp_path: Path, train: Train, capsys: pytest.C
     folder = tmp_path / "run"
     with train(folder, problem, Power(0.2, 0.75, shift=5), 100, 32, windows=((20, 80),), meta=meta, every=15):
         pass
-    assert main(["flow", str(folder), "--windows", "2", "--time", "0.3", "--quiet"]) == 0
+    drawn = [str(tmp_path / name) for name in ("flow.png", "noise.svg")]
+    assert main(["flow", str(folder), "--windows", "2", "--time", "0.3", "--quiet", "--picture", drawn[0]]) == 0
     out = capsys.readouterr().out
     assert out.startswith(("FOLLOWS", "STAYS NEAR")) and "sqrt(alpha)" in out
-    assert main(["noise", str(folder), "--quiet"]) == 0
+    assert main(["noise", str(folder), "--quiet", "--picture", drawn[1]]) == 0
     out = capsys.readouterr().out
     assert out.startswith("NO BIAS SEEN") and "what the tests would have seen" in out and "growth: tr Sigma" in out
+    assert "all three at 95%" in out and "range of F" in out and "keeps coming back to a place of radius" in out
+    assert Path(drawn[0]).read_bytes()[:4] == b"\x89PNG" and "95% ellipse" in Path(drawn[1]).read_text()
 
 
 def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,6 +60,8 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "must be a recorded run of a known problem" in capsys.readouterr().err
     assert main(["flow", "quadratic", "--time", "-1", "--quiet"]) == 2
     assert "--time must be > 0" in capsys.readouterr().err
+    assert main(["flow", "quadratic", "--quiet", "--picture", str(tmp_path / "x.png")]) == 2
+    assert "--picture draws how a run follows the flow" in capsys.readouterr().err
     assert main(["noise", "--schedule", "power:-1"]) == 2
     assert "p must be >= 0" in capsys.readouterr().err
 

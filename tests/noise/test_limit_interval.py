@@ -11,6 +11,7 @@ import torch
 from tameopt import problems
 from tameopt.noise import accumulation_points, limit_set
 from tameopt.noise.limit_interval import limit_interval
+from tameopt.problem import Problem
 from tameopt.run import Run
 
 STEPS = np.arange(0, 4000, 20)
@@ -58,7 +59,30 @@ def test_two_basins_are_two_accumulation_points(tmp_path: Path) -> None:
     for point, y in zip(points, (1.0, -1.0), strict=True):
         assert point.centre.tolist() == pytest.approx([0.0, y], abs=0.02)
         assert point.gradient_norm < 0.05 and point.value == pytest.approx(-0.25, abs=1e-3)
+        assert point.smooth and point.clarke_distance == point.gradient_norm
         assert "visits within" in repr(point)
+
+
+def test_at_a_kink_the_gradient_is_large_and_the_clarke_distance_small(tmp_path: Path) -> None:
+    """abs(x) + y^2/2 around 0, and the control abs(x) + 3 x + y^2/2, which has no critical point."""
+    rng = np.random.default_rng(0)
+    thetas = torch.as_tensor(0.01 * rng.normal(size=(400, 2)) + np.array([0.002, 0.0]))
+    with Run.create(tmp_path / "run", {}) as run:
+        run.save_block("theta", range(400), thetas)
+        for slope, low, high in ((0.0, 0.0, 0.02), (3.0, 1.99, 4.1)):
+            problem = Problem.from_function(
+                lambda x, slope=slope: x[0].abs() + slope * x[0] + x[1] ** 2 / 2, torch.zeros(2, dtype=torch.float64)
+            )
+            (point,) = accumulation_points(problem, run)
+            assert not point.smooth and point.gradient_norm > 0.99
+            assert low <= point.clarke_distance <= high, point
+            assert "Clarke distance within the radius" in repr(point)
+
+
+def test_both_ends_are_followed() -> None:
+    found = limit_interval(STEPS, 1 + np.where(STEPS % 40 == 0, 2.0, -0.5) * 0.999 ** (STEPS / 2))
+    rise, fall = found.trend
+    assert found.single_value and rise > 0 > fall and "its ends moved by +" in repr(found)
 
 
 def test_too_few_iterates(tmp_path: Path) -> None:

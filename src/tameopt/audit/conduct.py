@@ -22,7 +22,6 @@ from tameopt.audit import plan as planning
 from tameopt.audit.diagnosis import Diagnosis, Reproducibility, Settings
 from tameopt.audit.questions import question_table
 from tameopt.audit.targets import Target, resolve
-from tameopt.audit.threads import threads_for
 from tameopt.audit.training import Progress, train
 from tameopt.audit.verdict import decide
 from tameopt.batches import tensors_of
@@ -31,6 +30,7 @@ from tameopt.probe import batch_coupled_modules, random_modules
 from tameopt.problem import Problem
 from tameopt.run import Run
 from tameopt.theorems import judge_all
+from tameopt.threads import threads_for
 
 _SMALL_D = 2_000_000  # our choice: float64 analyses of up to 16 MB of parameters
 _SMALL_DATA_BYTES = 512 << 20

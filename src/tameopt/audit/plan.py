@@ -72,13 +72,14 @@ def plan(
     _check_names((*wanted, *unwanted), listed)
     steps: dict[str, Step] = {}
     costs: list[tuple[float, int, Analysis, Cost]] = []
+    unit = _gradient_seconds(context)
     for position, one in enumerate(listed):
         if one.name in unwanted:
             steps[one.name] = Step(one, Cost(), "excluded by you")
             continue
         try:
             reason = one.skip(context)
-            cost = Cost() if reason else one.estimate(context)
+            cost = Cost() if reason else _in_seconds(one.estimate(context), unit)
         except Exception as error:  # noqa: BLE001  one room's bug must not take the others with it
             steps[one.name] = Step(one, Cost(), f"internal error: {type(error).__name__}: {error}")
             continue
@@ -99,6 +100,21 @@ def plan(
                 f"--include {one.name}",
             )
     return tuple(steps[one.name] for one in listed)
+
+
+def _gradient_seconds(context: Context) -> float:
+    """Seconds of one gradient of F, the unit of the estimates; the first call, which sets things up, is not it."""
+    seconds = 0.0
+    for _ in range(2):
+        begun = time.perf_counter()
+        context.problem.gradient(context.theta)
+        seconds = time.perf_counter() - begun
+    return seconds
+
+
+def _in_seconds(cost: Cost, unit: float) -> Cost:
+    """The cost with at least the seconds that its passes take; a Hessian product is about two gradients."""
+    return dataclasses.replace(cost, seconds=max(cost.seconds, unit * (cost.gradients + 2.0 * cost.hessian_products)))
 
 
 def carry_out(

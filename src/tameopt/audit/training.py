@@ -17,11 +17,11 @@ from torch import nn
 from tameopt import optim
 from tameopt.audit.recorder import Grid, Recorder, affordable_points
 from tameopt.audit.symptoms.nonfinite import locate
-from tameopt.audit.threads import threads_for
 from tameopt.batches import Batch, rows, size_of
 from tameopt.optim import schedules
 from tameopt.problem import Problem
 from tameopt.run import Run
+from tameopt.threads import threads_for
 
 Sampling = Literal["full batch", "with replacement", "reshuffled", "unknown"]
 Progress = Callable[[int, int, float], None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, terminal
+from tameopt.commands._pictures import PictureFile, write_pictures
 
 
 def flow(
@@ -23,6 +25,7 @@ def flow(
         float | None,
         typer.Option("--tolerance", help="Local error of the flow. [default: 1e-8; 1e-4 against a run]"),
     ] = None,
+    picture: PictureFile = None,
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -37,10 +40,12 @@ def flow(
     with progress(quiet) as say:
         if found.run is not None:
             say("flows from the recorded windows")
-            document, lines = _compare(found.problem, found.run, time, windows, tolerance or 1e-4)
+            document, lines = _compare(found.problem, found.run, time, windows, tolerance or 1e-4, picture)
         else:
             say("gradient flow")
-            document, lines = _solve(found.problem, time or 1.0, points, tolerance or 1e-8)
+            if picture is not None:
+                raise ValueError("--picture draws how a run follows the flow: give the folder of a recorded run.")
+            document, lines = _solve(found.problem, 1.0 if time is None else time, points, tolerance or 1e-8)
     if as_json:
         emit_json(document)
     else:
@@ -53,6 +58,7 @@ def _solve(problem: Any, time: float, points: int, tolerance: float) -> tuple[di
     import torch
 
     from tameopt.dynamics.flow import gradient_flow
+    from tameopt.noise import cheap_gradient
 
     if not time > 0 or points < 1:
         raise ValueError(f"--time must be > 0 and --points at least 1, got {time} and {points}.")
@@ -74,12 +80,19 @@ def _solve(problem: Any, time: float, points: int, tolerance: float) -> tuple[di
         f"  {row['t']:>10.4g}  {row['F']:>12.6g}  {row['gradient_norm']:>12.4g}  {row['moved']:>10.4g}"
         for row in rows
     ]
+    cost = cheap_gradient(problem)
+    operations = "" if cost.flop_ratio is None else f" and {cost.flop_ratio:.2f} in operations"
     lines += ["", f"{int(solved.evaluations):,} gradients"]
     if not solved.complete:
         lines[-1] += f"; the flow could not be followed past t = {float(solved.stopped):.6g}: it is stiff or blows up"
+    low, high = cost.time_quartiles
+    lines.append(
+        f"a gradient costs {cost.time_ratio:.2f} values [{low:.2f}, {high:.2f}] in time{operations}, and keeps "
+        f"{cost.saved_bytes / 1e6:.3g} MB, {cost.memory_ratio:.2g} times what goes in"
+    )
     document = {
         "problem": problem.name, "tolerance": tolerance, "gradients": int(solved.evaluations),
-        "complete": solved.complete, "stopped": float(solved.stopped), "rows": rows,
+        "complete": solved.complete, "stopped": float(solved.stopped), "rows": rows, "gradient_cost": cost.to_json(),
     }  # fmt: skip
     return document, lines
 
@@ -93,9 +106,10 @@ _SENTENCE = {
 
 
 def _compare(
-    problem: Any, run: Any, time: float | None, windows: int, tolerance: float
+    problem: Any, run: Any, time: float | None, windows: int, tolerance: float, picture: Path | None
 ) -> tuple[dict[str, Any], list[str]]:
-    from tameopt.noise import pseudo_trajectory
+    from tameopt.noise import flow_distance, pseudo_trajectory, read_window
+    from tameopt.noise.ode_findings import plane_picture
 
     found = pseudo_trajectory(problem, run, time, windows=windows, tolerance=tolerance)
     lines = [f"{found.conclusion.upper()}  {_SENTENCE[found.conclusion]}"]
@@ -113,6 +127,10 @@ def _compare(
             f"{found.noise_free[i]:>11.2g}  {found.noise_level[i]:>12.3g}{mark}"
         )
     lines += ["", f"{found.evaluations:,} gradients over the whole data"]
+    if picture is not None:
+        window = read_window(run, *found.last_window)
+        write_pictures([plane_picture(window, flow_distance(problem, window)), found.picture()], picture)
+        lines.append(f"picture: {picture}")
     return {"run": str(run.path), **found.to_json()}, lines
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, emit_json, terminal
+from tameopt.commands._pictures import PictureFile, write_pictures
 
 _WORDS = {
     "step.positive": "every step is positive",
@@ -27,6 +29,7 @@ def noise(
     steps: Annotated[int, typer.Option("--steps", "-n", help="Planned length, for schedules that end.")] = 1000,
     q: Annotated[float, typer.Option("--q", help="Order of the bounded noise moments, >= 2.")] = 2.0,
     window: Annotated[int, typer.Option("--window", help="Recorded steps whose noise is tested.")] = 200,
+    picture: PictureFile = None,
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -35,7 +38,7 @@ def noise(
     if schedule is not None:
         document, lines = _steps(schedule, lr, steps, q)
     elif target:
-        document, lines = _run(target, window, seed, quiet)
+        document, lines = _run(target, window, seed, quiet, picture)
     else:
         raise ValueError("the folder of a recorded run, or --schedule, is required; got neither.")
     if as_json:
@@ -73,10 +76,10 @@ def _steps(text: str, lr: float, steps: int, q: float) -> tuple[dict[str, Any], 
     return document, lines
 
 
-def _run(target: str, window: int, seed: int, quiet: bool) -> tuple[dict[str, Any], list[str]]:
+def _run(target: str, window: int, seed: int, quiet: bool, picture: Path | None) -> tuple[dict[str, Any], list[str]]:
     from tameopt.audit.targets import resolve
     from tameopt.commands._progress import progress
-    from tameopt.noise.recorded import run_noise
+    from tameopt.noise import limit_set, run_noise
 
     found = resolve(target, seed)
     if found.run is None or found.problem is None:
@@ -111,7 +114,57 @@ def _run(target: str, window: int, seed: int, quiet: bool) -> tuple[dict[str, An
             f"  growth: tr Sigma ~ {growth.A:.3g} + {growth.B:.3g} norm(grad F)^2 + {growth.C:.3g} (F - min F), "
             f"{growth.explained:.0%} explained, a bound on the path after times {growth.factor:.2f}"
         )
-    return {"run": str(found.run.path), **noisy.to_json()}, lines
+        ends = ", ".join(
+            f"{name} in [{low:.3g}, {high:.3g}]" for name, (low, high) in zip("ABC", growth.intervals, strict=True)
+        )
+        lines.append(f"          {ends}, all three at 95%")
+    ending, more = _ending(found.problem, found.run, seed)
+    if picture is not None:
+        drawn = [noisy.picture]
+        limits = limit_set(found.run)
+        if limits.verdict != "too short":
+            drawn.append(limits.picture(*found.run.series("full_loss")))
+        write_pictures(drawn, picture)
+        more.append(f"picture: {picture}")
+    return {"run": str(found.run.path), **noisy.to_json(), **ending}, lines + more
+
+
+def _ending(problem: Any, run: Any, seed: int) -> tuple[dict[str, Any], list[str]]:
+    """Where the run ends up: the limit set of F, and the accumulation points."""
+    from tameopt.noise import accumulation_points, limit_set
+
+    limits, document, lines = limit_set(run), {}, []
+    if limits.verdict == "too short":
+        lines.append(
+            "  range of F: fewer than 24 recorded values, or too few at the end: record full_loss more often"
+        )
+    else:
+        (low, high), (rise, fall) = limits.interval, limits.trend
+        word = "consistent with one limit value" if limits.single_value else f"{limits.verdict}, no single value seen"
+        lines.append(
+            f"  range of F since step {int(limits.starts[-1]):,}: [{low:.5g}, {high:.5g}], {word}; over the second "
+            f"half its ends moved by {rise:+.2g} and {fall:+.2g}"
+        )
+        document["limit_set"] = {"verdict": limits.verdict, "interval": [low, high], "trend": [rise, fall]}
+    try:
+        places = accumulation_points(problem, run, seed=seed)
+    except ValueError as error:
+        return document, [*lines, f"  accumulation points: {error}"]
+    for place in places[:3]:
+        near = "" if place.smooth else f", distance to Clarke critical within it <= {place.clarke_distance:.3g}"
+        lines.append(
+            f"  keeps coming back to a place of radius {place.radius:.3g} ({place.visits} of "
+            f"{sum(one.visits for one in places)} iterates of the last quarter): F = {place.value:.5g}, "
+            f"norm(grad F) = {place.gradient_norm:.3g}{near}"
+        )
+    document["accumulation_points"] = [
+        {
+            "visits": place.visits, "radius": place.radius, "value": place.value, "smooth": place.smooth,
+            "gradient_norm": place.gradient_norm, "clarke_distance": place.clarke_distance,
+        }
+        for place in places
+    ]  # fmt: skip
+    return document, lines
 
 
 ENTRY = Command("noise", Panel.TOOLS, noise)

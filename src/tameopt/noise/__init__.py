@@ -1,5 +1,6 @@
 """Noise, step sizes and the ODE method: what stochastic approximation says about a run."""
 
+from tameopt.noise.accumulation import AccumulationPoint, accumulation_points
 from tameopt.noise.averaging import (
     AverageConfidence,
     average_confidence,
@@ -13,7 +14,7 @@ from tameopt.noise.gradient_cost import CheapGradient, cheap_gradient
 from tameopt.noise.growth import GrowthModel, growth_model
 from tameopt.noise.hill import TailIndex, tail_index
 from tameopt.noise.interpolation import Interpolated, interpolate
-from tameopt.noise.limit_interval import AccumulationPoint, LimitSet, accumulation_points, limit_set
+from tameopt.noise.limit_interval import LimitSet, limit_set
 from tameopt.noise.martingale_tests import NoiseTests, noise_tests
 from tameopt.noise.ode_method import PseudoTrajectory, pseudo_trajectory
 from tameopt.noise.recorded import RunNoise, recorded_noise, run_noise

@@ -2,7 +2,7 @@
 
 sum alpha_k = inf with sum alpha_k^2 < inf (Robbins and Monro 1951); with moments of order q >= 2 of the noise
 bounded, sum alpha_k^(1+q/2) < inf; with sub-Gaussian noise, sum exp(-c/alpha_k) < inf for every c > 0 (Benaim 1999,
-Proposition 4.2 and 4.4). A finite table of numbers decides none of these, and is answered so.
+section 4). A finite table of numbers decides none of these, and is answered so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tameopt.optim.schedules import Real, Schedule
 
 _CHECKER = "tameopt.noise.series_checker:check"
 _METHOD = "comparison with (k+1)^-p log(k+e)^-r in exact rationals, Bertrand's criterion"
-_SOURCE = "Robbins and Monro 1951; Benaim 1999, Prop. 4.2 and 4.4"
+_SOURCE = "Robbins and Monro 1951; Benaim 1999, section 4"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from tameopt.noise import ode_findings, record_findings, sampling_findings, step
 from tameopt.noise.conditions import step_conditions
 from tameopt.noise.limit_interval import limit_set
 from tameopt.optim import schedules
-from tameopt.picture import Picture, Series
 from tameopt.run import Run
 
 
@@ -37,7 +36,11 @@ def values(context: Context) -> Answer:
         )
         return Answer((finding,))
     low, high = found.interval
-    words = f"F stays in [{low:.5g}, {high:.5g}] since step {found.starts[-1]:,}"
+    rise, fall = found.trend
+    words = (
+        f"F stays in [{low:.5g}, {high:.5g}] since step {found.starts[-1]:,} (over the second half its lower end "
+        f"moved by {rise:+.2g}, the upper by {fall:+.2g})"
+    )
     first = found.upper[0] - found.lower[0]
     if found.verdict == "shrinking" and not _noise_stays(context, run):
         finding = measured(
@@ -64,19 +67,7 @@ def values(context: Context) -> Answer:
             method="range of F over four blocks of equal time in the second half",
             estimate=found.width,
         )
-    picture = Picture(
-        "limit-interval",
-        "The range of F",
-        "step",
-        "F",
-        (
-            Series.of("F(theta_k)", at.tolist(), full.tolist()),
-            Series.of("range", [*found.starts, at[-1]], [*found.lower, found.lower[-1]], "band",
-                      [*found.upper, found.upper[-1]]),
-        ),
-        caption="The band is the range of F in each quarter of the second half; one limit value makes it narrow.",
-    )  # fmt: skip
-    return Answer((finding,), (picture,))
+    return Answer((finding,), (found.picture(at, full),))
 
 
 def _noise_stays(context: Context, run: Run) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -40,6 +40,10 @@ class CheapGradient(HtmlText):
     def memory_ratio(self) -> float:
         """Bytes kept for the backward pass over the bytes that go in."""
         return self.saved_bytes / max(1, self.input_bytes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "time_quartiles": list(self.time_quartiles), "memory_ratio": self.memory_ratio}
 
     def __repr__(self) -> str:
         low, high = self.time_quartiles

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
 from tameopt.noise._display import HtmlText
-from tameopt.problem import Problem
+from tameopt.picture import Picture, Series
 from tameopt.run import Run
 
 
@@ -43,11 +42,50 @@ class LimitSet(HtmlText):
         """The last block's range."""
         return float(self.lower[-1]), float(self.upper[-1])
 
+    @property
+    def trend(self) -> tuple[float, float]:
+        """By how much the lower and the upper end moved from the first block to the last; NaN when too short."""
+        if not self.lower.size:
+            return float("nan"), float("nan")
+        return float(self.lower[-1] - self.lower[0]), float(self.upper[-1] - self.upper[0])
+
+    @property
+    def single_value(self) -> bool:
+        """Whether the run is consistent with a single limit value; a finite run cannot show more."""
+        return self.verdict == "shrinking"
+
+    def picture(self, steps: np.ndarray, values: np.ndarray) -> Picture:
+        """F at (m,) steps, (m,) values, with the range of each block as a band."""
+        if not self.lower.size:
+            raise ValueError("a limit set must have blocks to be drawn, this run is too short: record F more often.")
+        ends = np.append(self.starts, steps[-1])
+        # each block's band spans the block: a corner at its start and just before the next
+        x = np.stack([ends[:-1], ends[1:]], axis=1).ravel()
+        low, high = np.repeat(self.lower, 2), np.repeat(self.upper, 2)
+        late = values[(steps >= self.starts[0]) & np.isfinite(values)]
+        shown = steps >= self.starts[0]
+        scale = bool((late > 0).all() and late.max() > 20 * late.min())
+        return Picture(
+            "limit-interval",
+            "The range of F in the second half",
+            "step",
+            "F",
+            (
+                Series.of("F(theta_k)", steps[shown].tolist(), values[shown].tolist()),
+                Series.of("range in each quarter of it", x.tolist(), low.tolist(), "band", high.tolist()),
+            ),
+            y_log=scale,
+            caption="One limit value makes the band narrow to a line; its two ends are what is followed.",
+        )
+
     def __repr__(self) -> str:
         if not self.lower.size:
             return "LimitSet(too short)"
-        low, high = self.interval
-        return f"LimitSet({self.verdict}: F in [{low:.6g}, {high:.6g}] since step {int(self.starts[-1]):,})"
+        (low, high), (rise, fall) = self.interval, self.trend
+        return (
+            f"LimitSet({self.verdict}: F in [{low:.6g}, {high:.6g}] since step {int(self.starts[-1]):,}; over the "
+            f"second half its ends moved by {rise:+.3g} and {fall:+.3g})"
+        )
 
 
 def limit_set(run: Run, blocks: int = 4) -> LimitSet:
@@ -106,68 +144,3 @@ def _verdict(lower: np.ndarray, upper: np.ndarray) -> Literal["shrinking", "stea
     if widths[-1] <= 0.8 * widths[0] and bool((np.diff(widths) <= 0.25 * widths[0]).all()):
         return "shrinking"
     return "drifting" if drifts else "steady"
-
-
-@dataclass(frozen=True)
-class AccumulationPoint:
-    """A place that the end of a run keeps coming back to.
-
-    centre: (d,) the mean of its iterates; visits: how many; radius: their largest distance from the centre.
-    value, gradient_norm: F and norm(grad F) at the centre; a true accumulation point has gradient 0.
-    """
-
-    centre: torch.Tensor
-    visits: int
-    radius: float
-    value: float
-    gradient_norm: float
-
-    def __repr__(self) -> str:
-        return (
-            f"AccumulationPoint({self.visits} visits within {self.radius:.3g}, F = {self.value:.6g}, "
-            f"norm(grad F) = {self.gradient_norm:.3g})"
-        )
-
-
-def accumulation_points(problem: Problem, run: Run, *, iterates: int = 64) -> tuple[AccumulationPoint, ...]:
-    """Clusters of the recorded iterates in the last quarter of a run, most visited first, with the gradient there.
-
-    iterates: at most so many are looked at. Two iterates belong together within twice the root mean square move
-    between consecutive looked-at ones: a walk that only drifts gives one long cluster, two basins give two.
-    Costs a gradient a cluster.
-
-    Raises ValueError when fewer than 4 finite iterates were recorded in the last quarter.
-    """
-    steps = run.vector_steps("theta")
-    late = steps[steps >= 0.75 * steps.max()] if steps.size else steps
-    if late.size > iterates:
-        late = late[np.unique(np.linspace(0, late.size - 1, iterates).astype(int))]
-    thetas = run.vectors(late).to(torch.float64) if late.size else torch.zeros(0, problem.dim)
-    thetas = thetas[torch.isfinite(thetas).all(1)]
-    if thetas.shape[0] < 4:
-        raise ValueError(
-            f"at least 4 finite iterates of the last quarter must be recorded, got {thetas.shape[0]}: record theta "
-            "more often."
-        )
-    reach = 2.0 * float(thetas.diff(dim=0).square().sum(1).mean().sqrt())
-    near = torch.cdist(thetas, thetas, compute_mode="donot_use_mm_for_euclid_dist") <= reach
-    points = []
-    for members in _components(near):
-        centre = thetas[members].mean(0)
-        value, gradient = problem.value_and_gradient(centre.to(problem.device, problem.dtype))
-        radius = float((thetas[members] - centre).norm(dim=1).max())
-        points.append(AccumulationPoint(centre, len(members), radius, float(value), float(gradient.norm())))
-    return tuple(sorted(points, key=lambda point: -point.visits))
-
-
-def _components(near: torch.Tensor) -> list[list[int]]:
-    """The connected components of a symmetric (m, m) relation."""
-    left, found = set(range(near.shape[0])), []
-    while left:
-        component, frontier = set(), {min(left)}
-        while frontier:
-            component |= frontier
-            frontier = {j for i in frontier for j in torch.nonzero(near[i])[:, 0].tolist()} - component
-        left -= component
-        found.append(sorted(component))
-    return found

@@ -13,14 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tameopt.dynamics.batched_rk import Field
 from tameopt.dynamics.flow import descent_field, gradient_flow
 from tameopt.noise._display import HtmlText
+from tameopt.noise.window_controls import measure_controls
 from tameopt.noise.windows import Window, read_window, spans
+from tameopt.picture import Picture, Series
 from tameopt.problem import Problem
 from tameopt.run import Run
+from tameopt.threads import threads_for
 
-_GRADIENTS_TOGETHER = 16  # our choice: iterates whose gradients are taken in one call
 _CHUNK_BYTES = 512 << 20  # our choice: reference flows held at once
 
 Conclusion = Literal["follows", "stays near", "departs", "inconclusive"]
@@ -33,11 +34,10 @@ class PseudoTrajectory(HtmlText):
     T: length of a window in time. steps: first step k. times: tau_k minus that of the first window, where the run
     recorded the step sizes between, else NaN. alphas: the mean step size in the window. D: the distance. moved: how
     far the flow moved. errors: distance of the flows at two tolerances.
-    noise_free: D_T of gradient descent with the same step sizes. noise_level: the size of the walk that uncorrelated
-    noise of the run's strength makes, root of half the sum of norm(alpha_{k+1} M_{k+2} - alpha_k M_{k+1})^2, where
-    M_{k+1} is what the recorded step has beside -grad F; a drift, as momentum makes, cancels in the differences.
-    noise_only: sup of norm(sum alpha_k M_{k+1}), the size of the walk it made.
-    evaluations: full gradients used.
+    noise_free, noise_level, noise_only: the controls, `window_controls.Controls`: D_T of gradient descent with the
+    same step sizes, the size of the walk that uncorrelated noise of the run's strength makes, and that of the walk
+    that the run's noise made.
+    evaluations: full gradients used. last_window: first and last step of the last window.
     """
 
     T: float
@@ -51,6 +51,7 @@ class PseudoTrajectory(HtmlText):
     noise_level: np.ndarray
     noise_only: np.ndarray
     evaluations: int
+    last_window: tuple[int, int]
 
     @property
     def trusted(self) -> np.ndarray:
@@ -102,6 +103,29 @@ class PseudoTrajectory(HtmlText):
         p, error = self.slope
         return "follows" if p - 2 * error > 0.25 else "stays near"
 
+    def picture(self) -> Picture:
+        """D_T against the time t at which each window starts (or its step, where t is not known), with its law."""
+        known = bool(np.isfinite(self.times).all())
+        x = (self.times if known else self.steps).tolist()
+        curves = [
+            Series.of("D_T", x, self.D.tolist(), "points"),
+            Series.of(f"{self.constant:.3g} sqrt(alpha)", x, (self.constant * np.sqrt(self.alphas)).tolist()),
+            Series.of("by the noise", x, self.noise_level.tolist()),
+            Series.of("by the step", x, self.noise_free.tolist()),
+        ]
+        p, error = self.slope
+        law = f"D_T falls as alpha^({p:.2f} +- {error:.2f}), theory 1/2" if math.isfinite(p) else "alpha hardly falls"
+        return Picture(
+            "distance-along-the-run",
+            f"Distance from the flow over windows of time T = {self.T:.3g}",
+            "time t since the first window" if known else "step k",
+            "norm of theta",
+            # a control that is 0, as the noise of a full batch, has no place on a logarithmic axis
+            tuple(curve for curve in curves if min(curve.y, default=0.0) > 0),
+            y_log=True,
+            caption=f"{law}; the two lower curves are what the noise and the length of the steps account for.",
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         arrays = ("steps", "times", "alphas", "D", "moved", "errors", "noise_free", "noise_level", "noise_only")
@@ -136,7 +160,7 @@ def pseudo_trajectory(
     stretch. windows: how many, spread evenly over the recorded consecutive iterates (they may overlap).
     tolerance: of the reference flow, which is solved again at a tenth of it, and once more at a hundredth for windows
     where the two differ by more than a tenth of D. max_evaluations: gradients a flow may use.
-    Costs about windows * (3 * steps in a window + 50) full gradients; all windows advance together.
+    Costs about windows * (steps in a window / 2 + 45) full gradients; all windows advance together.
 
     Raises ValueError when the run has no stretch of consecutive iterates that long, naming the longest.
     """
@@ -213,15 +237,17 @@ def measure_windows(
     """`pseudo_trajectory` on windows that were chosen already, each of at least 2 steps and about `length` long."""
     most = max(window.alphas.size for window in chosen) + 1
     together = max(1, int(_CHUNK_BYTES // (8 * problem.dim * most)))
-    columns = [
-        _measure_chunk(problem, chosen[i : i + together], tolerance, max_evaluations)
-        for i in range(0, len(chosen), together)
-    ]
+    with threads_for(problem.to(torch.float64)):
+        columns = [
+            _measure_chunk(problem, chosen[i : i + together], tolerance, max_evaluations)
+            for i in range(0, len(chosen), together)
+        ]
     D, moved, errors, free, level, walk, used = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     firsts = np.array([int(window.steps[0]) for window in chosen])
     alphas = np.array([float(window.alphas.mean()) for window in chosen])
     times = _start_times(run, firsts)
-    return PseudoTrajectory(length, firsts, times, alphas, D, moved, errors, free, level, walk, int(used.sum()))
+    ends = int(firsts[-1]), int(chosen[-1].steps[-1])
+    return PseudoTrajectory(length, firsts, times, alphas, D, moved, errors, free, level, walk, int(used.sum()), ends)
 
 
 def _start_times(run: Run, firsts: np.ndarray) -> np.ndarray:
@@ -261,49 +287,5 @@ def _measure_chunk(
         if attempt or not loose.size:
             break
         rows, accuracy = loose, accuracy * 1e-2
-    return D, moved, errors, *_controls(problem, chosen, reference, used), used
-
-
-def _controls(
-    problem: Problem, chosen: list[Window], reference: torch.Tensor, used: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(noise_free, noise_level, noise_only) of each window; adds the gradients it uses to `used`."""
-    field = descent_field(problem, problem.dim)
-    noise = _increments(field, chosen, reference, used)
-    m, most = len(chosen), max(window.alphas.size for window in chosen)
-    descent = torch.stack([window.thetas[0].to(reference) for window in chosen])
-    walk = torch.zeros_like(descent)
-    free, squares, only = np.zeros(m), np.zeros(m), np.zeros(m)
-    before: dict[int, torch.Tensor] = {}
-    for k in range(most):
-        live = np.array([i for i, window in enumerate(chosen) if k < window.alphas.size])
-        alpha = torch.as_tensor(np.array([chosen[i].alphas[k] for i in live])).to(reference)[:, None]
-        descent[live] += alpha * field(descent[live])
-        used[live] += 1
-        increment = torch.stack([noise[int(chosen[i].steps[k])] for i in live])
-        walk[live] += increment
-        away = (descent[live] - reference[live, k + 1]).norm(dim=1)
-        free[live] = np.fmax(free[live], away.cpu().numpy())
-        for place, i in enumerate(live):
-            if k:
-                squares[i] += 0.5 * float((increment[place] - before[i]).square().sum())
-            before[i] = increment[place]
-        only[live] = np.fmax(only[live], walk[live].norm(dim=1).cpu().numpy())
-    counts = np.array([window.alphas.size for window in chosen])
-    return free, np.sqrt(squares * counts / (counts - 1)), only
-
-
-def _increments(
-    field: Field, chosen: list[Window], reference: torch.Tensor, used: np.ndarray
-) -> dict[int, torch.Tensor]:
-    """-alpha_k M_{k+1} = theta_{k+1} - theta_k + alpha_k grad F(theta_k) by step k; overlapping windows share."""
-    noise: dict[int, torch.Tensor] = {}
-    for i, window in enumerate(chosen):
-        rows = np.array([k for k, step in enumerate(window.steps[:-1]) if int(step) not in noise], dtype=np.int64)
-        for part in np.array_split(rows, -(-rows.size // _GRADIENTS_TOGETHER)) if rows.size else ():
-            here, following = window.thetas[part].to(reference), window.thetas[part + 1].to(reference)
-            alpha = torch.as_tensor(window.alphas[part]).to(reference)[:, None]
-            increments = following - here - alpha * field(here)
-            noise.update(zip(window.steps[part].tolist(), increments, strict=True))
-        used[i] += rows.size
-    return noise
+    controls = measure_controls(descent_field(problem, problem.dim), chosen, reference)
+    return D, moved, errors, controls.free, controls.level, controls.walk, used + controls.evaluations

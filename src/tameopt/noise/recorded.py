@@ -11,10 +11,12 @@ import torch
 from tameopt.dynamics.flow import descent_field
 from tameopt.noise._display import HtmlText
 from tameopt.noise.covariance import noise_at
+from tameopt.noise.ellipse import noise_ellipse
 from tameopt.noise.growth import GrowthModel, growth_model
 from tameopt.noise.hill import TailIndex, tail_index
 from tameopt.noise.martingale_tests import NoiseTests, noise_tests
 from tameopt.noise.windows import Window, read_window, spans
+from tameopt.picture import Picture
 from tameopt.problem import Problem
 from tameopt.run import Run
 
@@ -53,7 +55,7 @@ class RunNoise(HtmlText):
 
     tests: whether it is a martingale difference. tail_norm: the tail index of norm(M_k); tail_direction: of one fixed
     projection. traces: rows (step, tr Sigma of one sample, norm(grad F), F - min F) along the run; growth: the model
-    fitted to them, None for fewer than 6 or without samples.
+    fitted to them, None for fewer than 6 or without samples. picture: the noise in its leading plane.
     """
 
     steps: np.ndarray
@@ -62,6 +64,7 @@ class RunNoise(HtmlText):
     tail_direction: TailIndex | None
     traces: tuple[tuple[int, float, float, float], ...]
     growth: GrowthModel | None
+    picture: Picture
 
     def __repr__(self) -> str:
         tail = "" if self.tail_norm is None else f", tail {self.tail_norm.verdict}"
@@ -119,8 +122,9 @@ def run_noise(
     growth = None
     if len(traces) >= 6:
         columns = np.array([row[1:] for row in traces])
-        growth = growth_model(columns[:, 0], columns[:, 1] ** 2, columns[:, 2], seed=seed)
-    return RunNoise(steps, tests, norm_tail, direction_tail, traces, growth)
+        growth = growth_model(columns[:, 0], columns[:, 1] ** 2, columns[:, 2])
+    picture = noise_ellipse(noise, f"Noise of the {steps.size:,} recorded steps from {int(steps[0]):,}")
+    return RunNoise(steps, tests, norm_tail, direction_tail, traces, growth, picture)
 
 
 def _traces(

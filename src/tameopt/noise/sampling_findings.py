@@ -11,11 +11,14 @@ from tameopt.analysis import Answer, Context
 from tameopt.evidence import Cost, Finding, Scope, Verdict, measured, refuted, unknown
 from tameopt.noise import record_findings
 from tameopt.noise.covariance import NoiseAt, batch_factor, noise_at
+from tameopt.noise.ellipse import noise_ellipse
 from tameopt.noise.martingale_tests import noise_tests
 from tameopt.noise.recorded import increments
 from tameopt.noise.windows import read_window, spans
 from tameopt.picture import Picture, Series
 
+_DRAWN_SAMPLES = 300  # our choice: samples whose gradients are drawn in the picture
+_DRAWN_VALUES = 2e7  # entries of them: 160 MB in float64
 _POINTS = 6  # our choice: recorded iterates at which the covariance is computed
 _MAX_VALUES = 6e7  # sample-gradient entries per iterate; past it samples are drawn
 
@@ -56,13 +59,13 @@ def sampling_noise(context: Context) -> Answer:
     cost = Cost(gradients=sum(point.samples / problem.n + 1 for _, point in points), seconds=seconds)
     return Answer(
         (bias, _variance(points, factor, size), _scale(points, size)),
-        (_noise_picture(points, size),),
+        _pictures(context, points, size),
         {
             "noise": [
                 {
                     "step": step,
                     "trace": point.trace,
-                    "standard_error": point.standard_error,
+                    "interval": list(point.interval),
                     "gradient_norm": point.gradient_norm,
                     "samples": point.samples,
                 }
@@ -119,15 +122,15 @@ def _variance(points: list[tuple[int, NoiseAt]], factor: float, size: int) -> Fi
     if not points:
         return unknown(claim, "No finite iterate was recorded.", missing="a finite recorded iterate")
     traces = np.array([point.trace for _, point in points]) * factor
-    errors = 1.96 * np.array([point.standard_error for _, point in points]) * factor
+    ends = np.array([point.interval for _, point in points]) * factor
     worst = int(traces.argmax())
-    exact = bool((errors == 0).all())
+    exact = all(point.standard_error == 0 for _, point in points)
     return measured(
         claim,
         f"The variance of a batch of {size:,} is at most {traces[worst]:.4g} at the {len(points)} recorded iterates "
         f"looked at (step {points[worst][0]:,}), {traces[-1]:.4g} at the last.",
         float(traces[worst]),
-        interval=(float((traces - errors).min()), float((traces + errors).max())),
+        interval=(float(ends[:, 0].min()), float(ends[:, 1].max())),
         method="gradients of all single samples" if exact else f"gradients of {points[0][1].samples:,} drawn samples",
         error_kind="range over the iterates, each exact" if exact else "range over the iterates with 95% intervals",
         unit="gradient squared",
@@ -142,21 +145,39 @@ def _scale(points: list[tuple[int, NoiseAt]], size: int) -> Finding:
     step, last = points[-1]
     if last.gradient_norm == 0:
         return _no_scale("the full gradient vanishes at the last iterate")
-    error = 1.96 * last.standard_error / last.gradient_norm**2
+    low, high = (end / last.gradient_norm**2 for end in last.interval)
     signal = "noise" if last.scale > size else "gradient"
     return measured(
         "noise.scale",
         f"At step {step:,} noise and gradient balance at a batch of {last.scale:,.4g} samples; with {size:,} the "
         f"{signal} dominates a step.",
         last.scale,
-        interval=(max(0.0, last.scale - error), last.scale + error),
+        interval=(low, high),
         method="tr Sigma / norm(grad F)^2 from per-sample gradients",
-        error_kind="exact" if error == 0 else "95% interval",
+        error_kind="exact" if last.standard_error == 0 else "95% interval",
         unit="samples",
         scope=Scope.POINT,
         sample_size=last.samples,
         source="McCandlish et al. 2018",
     )
+
+
+def _pictures(context: Context, points: list[tuple[int, NoiseAt]], size: int) -> tuple[Picture, ...]:
+    if not points:
+        return ()
+    problem, step = context.problem, points[-1][0]
+    assert context.run is not None
+    theta = context.run.vector(step).to(problem.device, problem.dtype)
+    drawn = torch.randperm(problem.n, generator=context.generator(99))
+    drawn = drawn[: max(3, min(_DRAWN_SAMPLES, int(_DRAWN_VALUES // problem.dim)))]
+    noise = problem.sample_gradients(theta, drawn) - problem.gradient(theta)
+    found = (_noise_picture(points, size),)
+    if drawn.numel() < 3 or float(noise.abs().max()) == 0:
+        return found
+    words = (
+        f"grad l_i - grad F at step {step:,} for {drawn.numel():,} drawn samples (a batch of b divides it by root b)"
+    )
+    return (*found, noise_ellipse(noise, words))
 
 
 def _noise_picture(points: list[tuple[int, NoiseAt]], size: int) -> Picture:
@@ -240,4 +261,5 @@ def _tested(context: Context, fallback: Finding) -> Finding:
 
 
 def estimate(context: Context) -> Cost:
-    return Cost(gradients=0.0 if cannot_measure(context) else 2.0 * _POINTS)
+    # our choice: n gradients of single samples as four of F; the first call sets vmap up
+    return Cost() if cannot_measure(context) else Cost(gradients=5.0 * _POINTS, seconds=0.5)

@@ -22,7 +22,7 @@ LIPSCHITZ_ON_BOUNDED_SETS = Hypothesis(
 ENTRY = Theorem(
     name="ode-method",
     title="The stochastic gradient process follows the gradient flow",
-    source="L. Ljung (1977); M. Benaim (1996), proposition 4.1 of Benaim (1999)",
+    source="L. Ljung (1977); M. Benaim (1996), and section 4 of Benaim (1999)",
     bibtex="""@article{Benaim1996,
   author = {Bena{\\"\\i}m, Michel}, title = {A Dynamical System Approach to Stochastic Approximations},
   journal = {SIAM Journal on Control and Optimization}, volume = {34}, number = {2}, pages = {437--472},

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tameopt as tame
-from tameopt.audit.threads import threads_for, useful_threads
+from tameopt.threads import threads_for, useful_threads
 
 
 @pytest.fixture
