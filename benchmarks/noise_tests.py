@@ -2,8 +2,9 @@
 
     python benchmarks/noise_tests.py [size-500] [size-5000] [power] [tails] [growth] [covariance]
 
-size-500, size-5000: false alarms of `noise_tests` at 5%, all its tests together. power: rejections of known departures. tails: how
-often `tail_index` calls each law heavy. growth, covariance: how often the stated intervals hold the truth.
+size: false alarms of `noise_tests` at 5%, all its tests together, n = 500 and 5,000. power: rejections of known
+departures. tails: how often `tail_index` calls each law heavy. growth, covariance: how often the stated intervals
+hold the truth.
 Each share comes with its standard error in points; minutes on one core.
 """
 

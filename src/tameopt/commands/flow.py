@@ -129,6 +129,7 @@ def _compare(
     lines += ["", f"{found.evaluations:,} gradients over the whole data"]
     if picture is not None:
         window = read_window(run, *found.last_window)
+        assert window is not None  # it was read a moment ago
         write_pictures([plane_picture(window, flow_distance(problem, window)), found.picture()], picture)
         lines.append(f"picture: {picture}")
     return {"run": str(run.path), **found.to_json()}, lines

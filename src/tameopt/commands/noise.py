@@ -133,7 +133,9 @@ def _ending(problem: Any, run: Any, seed: int) -> tuple[dict[str, Any], list[str
     """Where the run ends up: the limit set of F, and the accumulation points."""
     from tameopt.noise import accumulation_points, limit_set
 
-    limits, document, lines = limit_set(run), {}, []
+    limits = limit_set(run)
+    document: dict[str, Any] = {}
+    lines: list[str] = []
     if limits.verdict == "too short":
         lines.append(
             "  range of F: fewer than 24 recorded values, or too few at the end: record full_loss more often"
