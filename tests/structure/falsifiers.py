@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tameopt.structure.certificate import Structure
+from tameopt.structure.statement import Structure
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 _TINY = 1e-9

@@ -7,9 +7,9 @@ import torch
 
 from tameopt.structure.aten._table import row_named, rows
 from tameopt.structure.aten.elementwise import FUNCTIONS
+from tameopt.structure.checker._elementwise import apply_scalar
 from tameopt.structure.checker._fact import Bounds, Fact
 from tameopt.structure.checker._rows import SCALARS
-from tameopt.structure.checker._rules import apply_scalar
 from tameopt.structure.ranges import Interval
 from tameopt.structure.rules.elementwise import apply
 from tameopt.structure.tame import CLASSES, class_name, is_o_minimal

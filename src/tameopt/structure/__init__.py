@@ -10,8 +10,9 @@
 import importlib
 from typing import Any
 
-from tameopt.structure.certificate import Operation, Structure, certify
+from tameopt.structure.certificate import certify
 from tameopt.structure.lint import Lint, lint
+from tameopt.structure.statement import Operation, Structure
 
 __all__ = ["Lint", "Operation", "Structure", "certify", "lint", "semialgebraic"]
 

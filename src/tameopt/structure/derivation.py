@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tameopt.structure.certificate import Operation, Structure
+from tameopt.structure.statement import Operation, Structure
 
 _BOOKKEEPING = {"detach", "alias"}  # torch's own copies for the backward pass; a cut shows in what reads them
 

@@ -9,11 +9,12 @@ from typing import Any
 from tameopt.analysis import Analysis, Answer, Context
 from tameopt.evidence import Certificate, Cost, Finding, Scope, proved, refuted, unknown
 from tameopt.picture import Picture
-from tameopt.structure.certificate import Structure, certify, certify_outputs
+from tameopt.structure.certificate import certify, certify_outputs
 from tameopt.structure.derivation import as_data, derivation
 from tameopt.structure.kink_witness import Kink, find_kink
 from tameopt.structure.plane_pieces import plane_pieces
 from tameopt.structure.program import Place
+from tameopt.structure.statement import Structure
 from tameopt.structure.tame import STRUCTURE_SOURCE, is_o_minimal
 
 CLAIMS = (

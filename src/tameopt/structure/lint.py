@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from tameopt.problem import Problem
-from tameopt.structure.certificate import Subject, Wrt, subject_of
 from tameopt.structure.interpret import call_of, interpret
+from tameopt.structure.places import persons_line
 from tameopt.structure.program import Constant, Node, Place, Program, Ref
 from tameopt.structure.spurious import spurious_slope
-from tameopt.structure.trace import Watch, persons_line, traced
+from tameopt.structure.subject import Subject, Wrt, subject_of
+from tameopt.structure.trace import Watch, traced
 from tameopt.structure.traps import BY_OPERATOR, ONLY_INSIDE_WHERE, ONLY_WHEN_HIT, Trap
 from tameopt.structure.value import Value
 

@@ -8,30 +8,21 @@ in-place write the whole storage holds a mix of old and new.
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
-import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tameopt.structure.arguments import constant_of, named_arguments, on_meta, plain, refusal, severed
+from tameopt.structure.places import current_place
 from tameopt.structure.program import Constant, Node, Obstruction, Place, Program, Ref
-from tameopt.structure.ranges import Interval, point
+from tameopt.structure.ranges import Interval
 
-_TORCH = os.path.dirname(torch.__file__)
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# lines of the ready problems are as good as a person's; those of the rest of tameopt say nothing
-_PROBLEMS = os.path.join(_OURS, "problems")
-_NOT_A_PERSONS = (_TORCH, _OURS, "<frozen", "<string")
 # their results depend on the shapes of their arguments alone, which do not vary
 _SHAPE_ONLY = {
     "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_empty",
@@ -86,19 +77,6 @@ class _Storage:
 
 def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
     return (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
-
-
-def _plain(x: Any) -> Any:
-    """An argument that is no tensor, as JSON."""
-    if isinstance(x, bool) or x is None or isinstance(x, (int, str)):
-        return x
-    if isinstance(x, float):
-        return x if math.isfinite(x) else str(x)
-    if isinstance(x, (list, tuple)):
-        return [_plain(item) for item in x]
-    if isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        raise ValueError("symbolic shapes are not covered")
-    return str(x)
 
 
 class Tracer(TorchDispatchMode):
@@ -170,7 +148,12 @@ class Tracer(TorchDispatchMode):
             out = func(*args, **kwargs)
             if any(self._is_data(tensor) for tensor in tensors):
                 if name in _LEAVES_TORCH and not isinstance(out, torch.Tensor):
-                    self._obstruct("data branch", name, "Python reads a number from the data here", self._place())
+                    self._obstruct(
+                        "data branch",
+                        name,
+                        "Python reads a number from the data here",
+                        self._place(),
+                    )
                 for tensor in tree_leaves(out):
                     if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
                         self.data(tensor)
@@ -178,8 +161,8 @@ class Tracer(TorchDispatchMode):
         place = self._place()
         namespace = func._schema.name.split("::")[0]
         operator = name if namespace == "aten" else f"{namespace}::{name}"
-        named = self._named(func, args, kwargs)
-        problem = _refusal(tensors)
+        named = named_arguments(func, args, kwargs)
+        problem = refusal(tensors)
         before = None if problem else self._encode(named, operator, place)
         if before is not None and name.startswith("as_strided"):
             # it reaches the whole storage, not the elements of its argument alone
@@ -191,7 +174,7 @@ class Tracer(TorchDispatchMode):
         copies = {}
         if self._watch is not None and name in self._watch.operators:
             copies = {key: item.detach().clone() for key, item in named.items() if isinstance(item, torch.Tensor)}
-        out = _on_meta(name, named) or func(*args, **kwargs)
+        out = on_meta(name, named) or func(*args, **kwargs)
         if problem or before is None:
             self._obstruct("refused", operator, problem or "an argument is not covered", place)
             self._opaque(out, named, written, place, operator)
@@ -268,18 +251,6 @@ class Tracer(TorchDispatchMode):
             self._numbers[key] = len(self._nodes) - 1
         return self._numbers[key]
 
-    def _named(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Arguments by the names of the schema, defaults filled in."""
-        named: dict[str, Any] = {}
-        for position, argument in enumerate(func._schema.arguments):
-            if position < len(args):
-                named[argument.name] = args[position]
-            elif argument.name in kwargs:
-                named[argument.name] = kwargs[argument.name]
-            elif argument.has_default_value():
-                named[argument.name] = argument.default_value
-        return named
-
     def _encode(self, named: dict[str, Any], operator: str, place: Place) -> dict[str, Any] | None:
         encoded: dict[str, Any] = {}
         for name, value in named.items():
@@ -294,7 +265,7 @@ class Tracer(TorchDispatchMode):
                     for item in value
                 )
             elif name not in ("layout", "device", "pin_memory", "memory_format", "generator", "non_blocking"):
-                encoded[name] = _plain(value)
+                encoded[name] = plain(value)
         return encoded
 
     def _describe(self, named: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
@@ -328,29 +299,10 @@ class Tracer(TorchDispatchMode):
         if found is not None:
             return found
         try:
-            return self._constant(tensor)
+            return constant_of(tensor, self._is_data(tensor))
         except ValueError as error:
             self._obstruct("not finite", operator, str(error), place)
             return Constant(Interval())
-
-    def _constant(self, tensor: torch.Tensor) -> Constant:
-        from_data = self._is_data(tensor)
-        if tensor.dtype == torch.bool:
-            return Constant(Interval(0.0, 1.0), from_data=from_data)
-        if tensor.is_meta or tensor.is_complex() or tensor.layout != torch.strided:
-            return Constant(Interval(), from_data=from_data)
-        if tensor.numel() == 0:
-            return Constant(point(0.0), from_data=from_data)
-        with torch.no_grad():
-            low, high = (float(end) for end in torch.aminmax(tensor.detach()))
-            if low != low or high != high or high == math.inf:
-                raise ValueError("a constant tensor holds NaN or inf")
-            if low == -math.inf:
-                finite = tensor[torch.isfinite(tensor)]
-                if finite.numel() == 0:
-                    return Constant(Interval(), True, from_data)
-                return Constant(Interval(float(finite.min()), high), True, from_data)
-        return Constant(Interval(low, high), from_data=from_data)
 
     # -- storages --------------------------------------------------------------------------------------------
 
@@ -383,7 +335,14 @@ class Tracer(TorchDispatchMode):
         known.views[_geometry(tensor)] = ref
 
     def _mix(self, refs: list[Ref], *constants: Constant) -> Ref:
-        node = Node("tame.mix", {"tensors": (*refs, *constants)}, {}, ((),), ("torch.float",), place=self._place())
+        node = Node(
+            "tame.mix",
+            {"tensors": (*refs, *constants)},
+            {},
+            ((),),
+            ("torch.float",),
+            place=self._place(),
+        )
         self._nodes.append(node)
         return Ref(len(self._nodes) - 1)
 
@@ -397,27 +356,11 @@ class Tracer(TorchDispatchMode):
                                     (str(tensor.dtype),), place=place))  # fmt: skip
             self._write(tensor, Ref(len(self._nodes) - 1), True)
 
-    # -- places ----------------------------------------------------------------------------------------------
-
     def _obstruct(self, kind: str, operator: str, message: str, place: Place) -> None:
         self._obstructions.append(Obstruction(kind, operator, message, place))
 
     def _place(self) -> Place:
-        line = module = ""
-        column = 0
-        for frame in _frames(sys._getframe(1)):
-            code = frame.f_code
-            if code.co_name == "traced" and code.co_filename == __file__:
-                break
-            if not module and code.co_name == "forward":
-                module = self._modules.get(id(frame.f_locals.get("self")), "")
-            file = code.co_filename
-            if not line and (not file.startswith(_NOT_A_PERSONS) or file.startswith(_PROBLEMS)):
-                line = f"{file}:{frame.f_lineno}"
-                column = _column(frame)
-            if line and module:
-                break
-        return Place(line, module, column)
+        return current_place(self._modules, __file__)
 
     def program(self, outputs: list[torch.Tensor]) -> Program:
         """What was recorded; outputs: the tensors that the function returned."""
@@ -426,69 +369,8 @@ class Tracer(TorchDispatchMode):
         return Program(tuple(self._nodes), refs, tuple(self._obstructions), random, tuple(self._hooks))
 
 
-def _on_meta(name: str, named: Mapping[str, Any]) -> tuple[torch.Tensor, ...] | None:
-    """The results of batch_norm on the meta device, or None.
-
-    torch would run ten operators for it, each on the meta device, and spend half the time of a whole certificate.
-    """
-    x = named.get("input")
-    if name not in ("native_batch_norm", "cudnn_batch_norm") or not isinstance(x, torch.Tensor) or not x.is_meta:
-        return None
-    statistics = x.new_empty((x.shape[1],)) if named["training"] else x.new_empty((0,))
-    found = (torch.empty_like(x), statistics, torch.empty_like(statistics))
-    return (*found, x.new_empty((0,), dtype=torch.uint8)) if name.startswith("cudnn") else found
-
-
-def severed(tensor: torch.Tensor) -> str:
-    """Why autodiff does not follow theta through a tensor that depends on it, or ""."""
-    if not tensor.requires_grad:
-        return "detached: autodiff sees a constant (detach, no_grad, .data, or the inside of a custom Function)"
-    node = tensor.grad_fn
-    if isinstance(node, torch.autograd.function.BackwardCFunction):
-        return f"custom autograd.Function {type(node).__name__.removesuffix('Backward')}: its backward is anyone's"
-    if tensor._backward_hooks:
-        return "a hook may change the gradient here"
-    return ""
-
-
-def persons_line(error: BaseException) -> str:
-    """ "file.py:12" of the innermost of a person's lines that an error went through, or ""."""
-    found = ""
-    step = error.__traceback__
-    while step is not None:
-        file = step.tb_frame.f_code.co_filename
-        if not file.startswith(_NOT_A_PERSONS) or file.startswith(_PROBLEMS):
-            found = f"{file}:{step.tb_lineno}"
-        step = step.tb_next
-    return found
-
-
-def _column(frame: FrameType) -> int:
-    """Where on its line the running call begins, from 1; 0 where Python does not know."""
-    positions = itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None)
-    column = next(positions, (None, None, None, None))[2]
-    return 0 if column is None else column + 1
-
-
-def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
 def _outputs(out: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-
-
-def _refusal(tensors: list[torch.Tensor]) -> str:
-    for tensor in tensors:
-        if tensor.is_quantized:
-            return "quantised tensors are not covered: certify the network before quantisation"
-        if tensor.is_complex():
-            return "complex tensors are not covered: view them as real pairs"
-        if tensor.layout != torch.strided:
-            return f"tensors of layout {tensor.layout} are not covered: use dense ones"
-    return ""
 
 
 @contextlib.contextmanager
@@ -531,8 +413,3 @@ def traced(
             (*program.obstructions, Obstruction("refused", "output", "the function returned no tensor", place)),
         )
     return program, outputs
-
-
-def module_names(model: nn.Module) -> dict[int, str]:
-    """Module path by id."""
-    return {id(module): name or type(module).__name__ for name, module in model.named_modules()}

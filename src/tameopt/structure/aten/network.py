@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tameopt.structure.aten._row import Row, family
-from tameopt.structure.rules import network
+from tameopt.structure.rules import extremes, losses, network
 
 _EXP = ("R_exp", "analytic", "locally", "exact")
 _MAX = ("piecewise linear", "locally Lipschitz", "globally", "an element of the Clarke subdifferential, probed")
@@ -41,31 +41,31 @@ ROWS: tuple[Row, ...] = (
         "amax max max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices "
         "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool1d_with_indices cummax "
         "fractional_max_pool2d",
-        network.largest,
+        extremes.largest,
         *_MAX,
     ),
-    *family("amin min cummin", network.smallest, *_MAX),
-    *family("aminmax", network.ordered, *_MAX),
-    *family("sort topk median kthvalue nanmedian", network.ordered, *_MAX),
+    *family("amin min cummin", extremes.smallest, *_MAX),
+    *family("aminmax", extremes.ordered, *_MAX),
+    *family("sort topk median kthvalue nanmedian", extremes.ordered, *_MAX),
     *family(
         "argmax argmin argsort searchsorted bucketize",
-        network.index_of,
+        extremes.index_of,
         "piecewise constant",
         "discontinuous",
         "no",
         "no derivative",
     ),
-    *family("maximum fmax", network.pair_largest, *_MAX),
-    *family("minimum fmin", network.pair_smallest, *_MAX),
-    *family("clamp clip clamp_min clamp_max hardtanh", network.clamp, *_MAX),
-    *family("mse_loss", network.mse_loss, "polynomial of degree 2", "analytic", "locally", "exact"),
-    *family("huber_loss smooth_l1_loss", network.huber_like, "piecewise polynomial of degree 2", "C^1", "globally",
+    *family("maximum fmax", extremes.pair_largest, *_MAX),
+    *family("minimum fmin", extremes.pair_smallest, *_MAX),
+    *family("clamp clip clamp_min clamp_max hardtanh", extremes.clamp, *_MAX),
+    *family("mse_loss", losses.mse_loss, "polynomial of degree 2", "analytic", "locally", "exact"),
+    *family("huber_loss smooth_l1_loss", losses.huber_like, "piecewise polynomial of degree 2", "C^1", "globally",
             "exact"),
-    *family("nll_loss nll_loss_forward nll_loss2d nll_loss2d_forward nll_loss_nd", network.nll_loss, "linear",
+    *family("nll_loss nll_loss_forward nll_loss2d nll_loss2d_forward nll_loss_nd", losses.nll_loss, "linear",
             "analytic", "globally", "exact"),
-    *family("binary_cross_entropy_with_logits", network.bce_with_logits, *_EXP),
-    *family("binary_cross_entropy", network.bce, "R_exp", "locally Lipschitz: the logarithm is clamped at -100",
+    *family("binary_cross_entropy_with_logits", losses.bce_with_logits, *_EXP),
+    *family("binary_cross_entropy", losses.bce, "R_exp", "locally Lipschitz: the logarithm is clamped at -100",
             "locally", "not the derivative where the clamp is active"),
-    *family("soft_margin_loss", network.soft_margin, *_EXP),
-    *family("multi_margin_loss multilabel_margin_loss_forward", network.margin, *_MAX),
+    *family("soft_margin_loss", losses.soft_margin, *_EXP),
+    *family("multi_margin_loss multilabel_margin_loss_forward", losses.margin, *_MAX),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tameopt.structure.checker._arithmetic import inverse
 from tameopt.structure.checker._fact import (
     INF,
     REALS,
@@ -218,8 +219,6 @@ def _three(s: Step) -> list[Fact]:
 
 
 def _whole_quotient(s: Step) -> list[Fact]:
-    from tameopt.structure.checker._rules import inverse
-
     factor = inverse(s.fact("other"))
     out = product(s.fact("self"), factor).but(total=s.fact("self").total and factor.total)
     return [step(out, Bounds(out.bounds.lo - 1, out.bounds.hi + 1), True)]

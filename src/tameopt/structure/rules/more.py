@@ -5,8 +5,9 @@ from __future__ import annotations
 from tameopt.structure.ranges import INF, Interval, hull, point
 from tameopt.structure.rules._call import Call, NoRuleError, selected_by
 from tameopt.structure.rules.elementwise import composed_shape
+from tameopt.structure.rules.extremes import indices
 from tameopt.structure.rules.linear import operand, scaled, step_function
-from tameopt.structure.rules.network import analytic, euclidean, indices, kinked
+from tameopt.structure.rules.network import analytic, euclidean, kinked
 from tameopt.structure.rules.products import quotient, times
 from tameopt.structure.tame import (
     ALGEBRAIC,
