@@ -6,6 +6,7 @@ and the velocity of the subgradient flow.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,6 +17,9 @@ import torch
 from tameopt.extras import available, require
 
 _MAX_ROUNDS = 40  # major cycles per point before we stop and report the gap: our choice, typical runs need < 3
+_MAX_PIVOTS = 60  # rounds of block pivoting, typical ones need under ten; then Wolfe's algorithm: our choice
+_PATIENCE = 3  # rounds without progress before single exchanges (Judice & Pires 1994, 10 there)
+_REFINEMENTS = 6  # each gains the digits that the condition of the Gram matrix leaves: our choice
 
 
 @dataclass(frozen=True)
@@ -95,17 +99,7 @@ def _float_min_norm(points: np.ndarray) -> MinNorm:
     if scale == 0.0:
         return MinNorm(np.zeros(d), np.eye(1, m)[0], 0.0, 0.0, 0.0, 0)
     unit = points / scale
-    corral, weights, iterations = _solved(unit)
-    full = np.zeros(m)
-    full[corral] = weights
-    point = full @ unit
-    # near 0 the weighted sum of a small corral has lost digits that a projection keeps; the weights of a large one
-    # were refined from the points themselves, or cost too much to improve
-    if len(corral) <= 64:
-        polished = _polished(unit[corral])
-        # a nearly dependent corral has a basis that points anywhere: then the weighted sum is all we have
-        if float(np.abs(polished - point).max()) <= 1e-12:
-            point = polished
+    full, point, iterations = _solved(unit)
     products = unit @ point
     squared = float(point @ point)
     distance = float(np.sqrt(squared))
@@ -129,38 +123,239 @@ def _affine_minimiser(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([[1.0 - inner.sum()], inner])
 
 
-def _solved(unit: np.ndarray) -> tuple[list[int], np.ndarray, int]:
-    """The corral and its weights: by one guess that is often right, then by Wolfe's algorithm from where it ends."""
+def _solved(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """All weights, the point, and the iterations: by block pivoting, else by Wolfe's algorithm."""
     m, d = unit.shape
     if m <= d + 1:
-        weights = _all_active(unit)
-        if weights is not None:
-            return list(range(m)), weights, 1
+        found = _block_pivoting(unit)
+        if found is not None:
+            return found
     # the geometry lives in the row space: with d > m work in m coordinates instead
     low = np.asarray(np.linalg.qr(unit.T, mode="r")).T if d > m else unit
-    return _wolfe(low, _by_nonnegative_least_squares(low))
+    corral, weights, iterations = _wolfe(low, _by_nonnegative_least_squares(low))
+    full = np.zeros(m)
+    full[corral] = weights
+    point = full @ unit
+    # near 0 the weighted sum of a small corral has lost digits that a projection keeps; the weights of a large one
+    # were refined from the points themselves, or cost too much to improve
+    if len(corral) <= 64:
+        polished = _polished(unit[corral])
+        # a nearly dependent corral has a basis that points anywhere: then the weighted sum is all we have
+        if float(np.abs(polished - point).max()) <= 1e-12:
+            point = polished
+    return full, point, iterations
 
 
-def _all_active(unit: np.ndarray) -> np.ndarray | None:
-    """The affine minimiser of all points when its weights are positive, by normal equations and refinement."""
+def _block_pivoting(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """All weights, the point and the rounds by block principal pivoting on the Gram matrix; None when it fails.
+
+    With H = P P^T + s 1 1^T the solution is w / sum w for min w^T H w / 2 - s sum w over w >= 0. Each round solves
+    for one set of active points and exchanges all that violate the conditions (Judice & Pires 1994): one Cholesky
+    factorisation a round, few rounds. The Gram matrix squares the condition of the points, so the solution is
+    refined with residuals formed from the points, which brings back the digits (corrected seminormal equations).
+    """
+    m = len(unit)
     gram = unit @ unit.T
     scale = float(gram.diagonal().max())
+    gram += scale
+    active, fewest, patience = np.ones(m, dtype=bool), m + 1, _PATIENCE
+    for rounds in range(1, _MAX_PIVOTS + 1):
+        chosen = np.flatnonzero(active)
+        solve = _cholesky(gram if len(chosen) == m else gram[np.ix_(chosen, chosen)])
+        if solve is None:
+            return None
+        weights = solve(np.full(len(chosen), scale))
+        slack = np.zeros(m)
+        slack[chosen] = weights * scale
+        if len(chosen) < m:
+            rest = np.flatnonzero(~active)
+            slack[rest] = gram[np.ix_(rest, chosen)] @ weights - scale
+        # a millionth of a millionth: what is nearer 0 than this the refinement and the gap decide
+        wrong = np.flatnonzero(slack < -1e-12 * scale)
+        if len(wrong) == 0:
+            return _refined(unit, chosen, weights, solve, scale, rounds)
+        if len(wrong) < fewest:
+            fewest, patience = len(wrong), _PATIENCE
+        elif patience > 0:
+            patience -= 1
+        else:
+            wrong = wrong[-1:]  # one at a time cannot cycle
+        active[wrong] = ~active[wrong]
+        if not active.any():
+            return None
+    return None
+
+
+def _cholesky(matrix: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+    """x -> matrix^-1 x, or None where the matrix is not positive definite up to rounding."""
     try:
-        inverse = np.linalg.inv(gram + scale)
+        if available("scipy"):
+            linalg = require("scipy.linalg", "a Cholesky factorisation")
+            factor = linalg.cho_factor(matrix, lower=True, check_finite=False)
+            diagonal = factor[0].diagonal()
+            solve = lambda x: np.asarray(linalg.cho_solve(factor, x, check_finite=False))  # noqa: E731
+        else:
+            diagonal = np.linalg.cholesky(matrix).diagonal()
+            inverse = np.linalg.inv(matrix)
+            solve = lambda x: inverse @ x  # noqa: E731
     except np.linalg.LinAlgError:
         return None
-    weights = inverse.sum(1)
-    weights = weights / weights.sum()
-    for _ in range(3):  # the residual is formed from the points, so that the squared condition does not stay
-        products = unit @ (weights @ unit)
-        step = inverse @ (products.mean() - products)
-        weights = weights + step - step.sum() / len(weights)
-        if not np.isfinite(weights).all() or weights.min() <= 1e-9 / len(weights):
+    # a condition beyond 1e13 leaves no digit for the refinement to contract with
+    return solve if float(diagonal.min()) ** 2 > 1e-13 * float(diagonal.max()) ** 2 else None
+
+
+def _refined(
+    unit: np.ndarray,
+    chosen: np.ndarray,
+    weights: np.ndarray,
+    solve: Callable[[np.ndarray], np.ndarray],
+    scale: float,
+    rounds: int,
+) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """The weights and the point from the points themselves, with the gap that rounding allows; else None."""
+    full = np.zeros(len(unit))
+    full[chosen] = weights / weights.sum()
+    point = full @ unit
+    step = np.zeros(len(unit))
+    for _ in range(_REFINEMENTS):
+        products = unit @ point
+        squared = float(point @ point)
+        # a sum of d products is uncertain by about u sqrt(d) norm(x) norm(p); a gap of that size is rounding
+        if squared - float(products.min()) <= 2e-15 * np.sqrt(len(point) * squared * scale) + 1e-30 * scale:
+            return np.maximum(full, 0.0) / np.maximum(full, 0.0).sum(), point, rounds
+        # at the solution all active products are equal. The correction is added to the point: summing the weights
+        # anew would leave an error of 1e-16 of the largest row, which near 0 is larger than the point
+        step[chosen] = solve(products[chosen].mean() - products[chosen])
+        step -= step.sum() * full
+        full = full + step
+        point = point + step @ unit
+        if not np.isfinite(full).all() or full.min() < -1e-12:
             return None
-    x = weights @ unit
-    gap = float(x @ x) - float((unit @ x).min())
+    return None
+
+
+def _affine_minimiser(rows: np.ndarray) -> np.ndarray:
+    """Weights with sum 1 (any sign) of the least-norm point of the affine hull; rows affinely independent."""
+    if len(rows) == 1:
+        return np.ones(1)
+    differences = (rows[1:] - rows[0]).T
+    inner = np.linalg.lstsq(differences, -rows[0], rcond=None)[0]
+    return np.concatenate([[1.0 - inner.sum()], inner])
+
+
+def _solved(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """All weights, the point, and the iterations: by block pivoting, else by Wolfe's algorithm."""
+    m, d = unit.shape
+    if m <= d + 1:
+        found = _block_pivoting(unit)
+        if found is not None:
+            return found
+    # the geometry lives in the row space: with d > m work in m coordinates instead
+    low = np.asarray(np.linalg.qr(unit.T, mode="r")).T if d > m else unit
+    corral, weights, iterations = _wolfe(low, _by_nonnegative_least_squares(low))
+    full = np.zeros(m)
+    full[corral] = weights
+    point = full @ unit
+    # near 0 the weighted sum of a small corral has lost digits that a projection keeps; the weights of a large one
+    # were refined from the points themselves, or cost too much to improve
+    if len(corral) <= 64:
+        polished = _polished(unit[corral])
+        # a nearly dependent corral has a basis that points anywhere: then the weighted sum is all we have
+        if float(np.abs(polished - point).max()) <= 1e-12:
+            point = polished
+    return full, point, iterations
+
+
+def _block_pivoting(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """All weights, the point and the rounds by block principal pivoting on the Gram matrix; None when it fails.
+
+    With H = P P^T + s 1 1^T the solution is w / sum w for min w^T H w / 2 - s sum w over w >= 0. Each round solves
+    for one set of active points and exchanges all that violate the conditions (Judice & Pires 1994): one Cholesky
+    factorisation a round, few rounds. The Gram matrix squares the condition of the points, so the solution is
+    refined with residuals formed from the points, which brings back the digits (corrected seminormal equations).
+    """
+    m = len(unit)
+    gram = unit @ unit.T
+    scale = float(gram.diagonal().max())
+    gram += scale
+    active, fewest, patience = np.ones(m, dtype=bool), m + 1, _PATIENCE
+    for rounds in range(1, _MAX_PIVOTS + 1):
+        chosen = np.flatnonzero(active)
+        solve = _cholesky(gram if len(chosen) == m else gram[np.ix_(chosen, chosen)])
+        if solve is None:
+            return None
+        weights = solve(np.full(len(chosen), scale))
+        slack = np.zeros(m)
+        slack[chosen] = weights * scale
+        if len(chosen) < m:
+            rest = np.flatnonzero(~active)
+            slack[rest] = gram[np.ix_(rest, chosen)] @ weights - scale
+        # a millionth of a millionth: what is nearer 0 than this the refinement and the gap decide
+        wrong = np.flatnonzero(slack < -1e-12 * scale)
+        if len(wrong) == 0:
+            return _refined(unit, chosen, weights, solve, scale, rounds)
+        if len(wrong) < fewest:
+            fewest, patience = len(wrong), _PATIENCE
+        elif patience > 0:
+            patience -= 1
+        else:
+            wrong = wrong[-1:]  # one at a time cannot cycle
+        active[wrong] = ~active[wrong]
+        if not active.any():
+            return None
+    return None
+
+
+def _cholesky(matrix: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+    """x -> matrix^-1 x, or None where the matrix is not positive definite up to rounding."""
+    try:
+        if available("scipy"):
+            linalg = require("scipy.linalg", "a Cholesky factorisation")
+            factor = linalg.cho_factor(matrix, lower=True, check_finite=False)
+            diagonal = factor[0].diagonal()
+            solve = lambda x: np.asarray(linalg.cho_solve(factor, x, check_finite=False))  # noqa: E731
+        else:
+            diagonal = np.linalg.cholesky(matrix).diagonal()
+            inverse = np.linalg.inv(matrix)
+            solve = lambda x: inverse @ x  # noqa: E731
+    except np.linalg.LinAlgError:
+        return None
+    # a condition beyond 1e13 leaves no digit for the refinement to contract with
+    return solve if float(diagonal.min()) ** 2 > 1e-13 * float(diagonal.max()) ** 2 else None
+
+
+def _refined(
+    unit: np.ndarray,
+    chosen: np.ndarray,
+    weights: np.ndarray,
+    solve: Callable[[np.ndarray], np.ndarray],
+    scale: float,
+    rounds: int,
+) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """The weights and the point from the points themselves, with the gap that rounding allows; else None."""
+    rows = unit if len(chosen) == len(unit) else unit[chosen]
+    weights = weights / weights.sum()
+    point = weights @ rows
+    for _ in range(_REFINEMENTS):
+        # at the solution all products are equal. The correction is added to the point: summing the weights anew
+        # would leave an error of 1e-16 of the largest row, which near 0 is larger than the point
+        products = rows @ point
+        step = solve(products.mean() - products)
+        step -= step.sum() * weights
+        weights = weights + step
+        change = step @ rows
+        point = point + change
+        if not np.isfinite(weights).all() or weights.min() < -1e-12:
+            return None
+        if float(np.abs(change).max()) <= 1e-17 * float(np.abs(point).max()):
+            break
+    gap = float(point @ point) - float((unit @ point).min())
     # a sum of d products is uncertain by about u sqrt(d) norm(x) norm(p); a gap of that size is rounding
-    return weights if gap <= 2e-15 * np.sqrt(len(x) * float(x @ x) * scale) else None
+    if gap > 4e-15 * np.sqrt(len(point) * float(point @ point) * scale) + 1e-30 * scale:
+        return None
+    full = np.zeros(len(unit))
+    full[chosen] = np.maximum(weights, 0.0)
+    return full / full.sum(), point, rounds
 
 
 def _by_nonnegative_least_squares(points: np.ndarray) -> tuple[list[int], np.ndarray] | None:
