@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from tameopt.nonsmooth.prox._entry import Prox
@@ -14,7 +16,7 @@ def value(x: torch.Tensor) -> torch.Tensor:
 
 def keep(v: torch.Tensor, t: float) -> torch.Tensor:
     """v where abs(v) > sqrt(2 t), else 0."""
-    return torch.where(v.square() > 2 * t, v, 0.0)
+    return torch.nn.functional.hardshrink(v, math.sqrt(2 * t))
 
 
 def minimisers(v: torch.Tensor, t: float) -> list[torch.Tensor]:

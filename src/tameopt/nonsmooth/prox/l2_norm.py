@@ -14,7 +14,7 @@ def value(x: torch.Tensor) -> torch.Tensor:
 
 def shrink(v: torch.Tensor, t: float) -> torch.Tensor:
     """v max(0, 1 - t / norm(v))."""
-    return v * (1 - t / v.norm(dim=-1, keepdim=True).clamp(min=t))
+    return v * (1 - t / torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp(min=t))
 
 
 ENTRY = Prox("l2", "norm(x)", value, shrink, "convex", "vectors", source="Combettes & Pesquet 2011")
