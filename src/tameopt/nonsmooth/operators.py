@@ -131,29 +131,25 @@ def _max_pool(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return _top_two(max_pool_windows(x, *args, **kwargs), -1)
 
 
-def tied_windows(x: torch.Tensor, indices: torch.Tensor, *args: Any) -> torch.Tensor:
-    """Where a max-pool had a choice among equals: the last of the largest is another than the first.
+def tied_windows(x: torch.Tensor, best: torch.Tensor, *args: Any) -> torch.Tensor:
+    """Where a max-pool had a choice among equals: two entries of the window are the largest, `best`.
 
-    Costs a second max-pool on the mirrored image instead of sorting the windows. args: size, stride, padding.
+    One comparison for each place in the window, on strided views, instead of sorting the windows. args: size, stride,
+    padding. Raises ValueError as `max_pool_windows`.
     """
     size, stride, padding = _pair(args[0]), _pair(args[1] if len(args) > 1 and args[1] else args[0]), (0, 0)
     if len(args) > 2:
         padding = _pair(args[2])
     if len(args) > 3 and (_pair(args[3]) != (1, 1) or (len(args) > 4 and args[4])):
         raise ValueError("max-pool windows need dilation 1 and ceil_mode False.")
-    height, width = x.shape[-2:]
-    rows, columns = indices.shape[-2:]
-    # crop so that the mirrored windows are the same windows
-    high = (rows - 1) * stride[0] + size[0] - padding[0]
-    wide = (columns - 1) * stride[1] + size[1] - padding[1]
-    if high > height or wide > width:  # padding on the far side: compare sorted windows instead
-        return _top_two(max_pool_windows(x, *args), -1) == 0
-    framed = pad(x[..., :high, :wide], (padding[1], 0, padding[0], 0), value=-torch.inf)
-    _, mirrored = torch.ops.aten.max_pool2d_with_indices(framed.flip(-2, -1), list(size), list(stride))
-    tall, broad = framed.shape[-2:]
-    back = tall * broad - 1 - mirrored.flip(-2, -1)
-    row, column = back // broad - padding[0], back % broad - padding[1]
-    return row * width + column != indices
+    rows, columns = best.shape[-2:]
+    wide = pad(x, (padding[1], padding[1], padding[0], padding[0]), value=-torch.inf) if any(padding) else x
+    count = torch.zeros(best.shape, dtype=torch.int8 if size[0] * size[1] < 128 else torch.int32, device=x.device)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            place = wide[..., i : i + stride[0] * rows : stride[0], j : j + stride[1] * columns : stride[1]]
+            count += place == best
+    return count > 1
 
 
 _COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")

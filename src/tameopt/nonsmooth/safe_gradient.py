@@ -29,7 +29,7 @@ Tangent = Callable[[Any], torch.Tensor]
 def _tangent(x: Any) -> torch.Tensor:
     """The derivative of a dual tensor along h, 0 for what does not depend on theta."""
     primal, tangent = forward_ad.unpack_dual(x)
-    return torch.zeros_like(primal) if tangent is None else tangent
+    return torch.zeros_like(primal) if tangent is None else tangent.detach()
 
 
 def _value(x: Any) -> torch.Tensor:
@@ -38,31 +38,24 @@ def _value(x: Any) -> torch.Tensor:
 
 def _above(x: torch.Tensor, point: Any = 0.0) -> torch.Tensor:
     """Whether x + e h > point for small e > 0."""
-    value, slope = _value(x), _tangent(x)
-    if isinstance(point, torch.Tensor):
-        slope = slope - _tangent(point)
-        point = _value(point)
-    return (value > point) | ((value == point) & (slope > 0))
+    value = _value(x)
+    at = _value(point) if isinstance(point, torch.Tensor) else point
+    side, tied = value > at, value == at
+    if not bool(tied.any()):
+        return side
+    slope = _tangent(x) - _tangent(point) if isinstance(point, torch.Tensor) else _tangent(x)
+    return side | (tied & (slope > 0))
 
 
-class _Sides:
-    """The side that each kink takes, by step: chosen by `choose` on dual tensors, used by `apply` on any."""
-
-    def __init__(self) -> None:
-        self.chosen: dict[str, torch.Tensor] = {}
-
-    def choose(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        row = _ROWS.get(step.op)
-        if row is None:
-            return NotImplemented
-        choose, apply = row
-        self.chosen[step.name] = choose(*args, **kwargs)
-        return apply(self.chosen[step.name], *args, **kwargs)
-
-    def apply(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if step.name not in self.chosen:
-            return NotImplemented
-        return _ROWS[step.op][1](self.chosen[step.name], *args, **kwargs)
+def _decided(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A nonsmooth operator on dual tensors, on the side to which their derivatives lead."""
+    row = _ROWS.get(step.op)
+    if row is None:
+        return NotImplemented
+    choose, apply = row
+    with torch.no_grad():
+        side = choose(*args, **kwargs)
+    return apply(side, *args, **kwargs)
 
 
 def _positive(x: torch.Tensor, *rest: Any, **kwargs: Any) -> torch.Tensor:
@@ -184,8 +177,8 @@ def _topk(order: torch.Tensor, x: torch.Tensor, k: int, dim: int = -1, *rest: An
 def _pool_choice(x: torch.Tensor, *args: Any) -> torch.Tensor:
     """The place in the image of the entry that wins each window: the fastest growing among equals."""
     value, slope = _value(x), _tangent(x)
-    _, first = torch.ops.aten.max_pool2d_with_indices(value, *args)
-    if not bool(tied_windows(value, first, *args).any()):
+    best, first = torch.ops.aten.max_pool2d_with_indices(value, *args)
+    if not bool(tied_windows(value, best, *args).any()):
         return first
     height, width = value.shape[-2:]
     places = torch.arange(height * width, dtype=torch.float64, device=x.device).view(1, 1, height, width)
@@ -278,6 +271,7 @@ class SafeGradient:
         self.problem = problem
         self._graphs: dict[Any, Graph] = {}
         self._generator = torch.Generator().manual_seed(seed)
+        self._met_kinks = False
 
     def _graph(self, theta: torch.Tensor, batch: Batch) -> Graph:
         form = form_of(batch)
@@ -295,19 +289,23 @@ class SafeGradient:
         Raises ValueError for an operator that is neither smooth nor a kink of the table, TraceError for a model
         that branches on values.
         """
-        return self._along(theta, batch, None)
+        return self._along(theta, batch, lambda: self._direction(theta))
 
     def __call__(self, theta: torch.Tensor) -> torch.Tensor:
         """(d,) a Bouligand subgradient of F at theta: (d,), over all data with one direction.
 
-        Cost: a gradient where no kink is active, else a JVP and a second gradient.
+        Cost: a gradient where no kink is active, else a JVP and the backward pass through it.
         """
         problem = self.problem
-        direction: torch.Tensor | None = None
+        ours: list[torch.Tensor] = []  # the direction, drawn when the first kink is met
+
+        def direction() -> torch.Tensor:
+            if not ours:
+                ours.append(self._direction(theta))
+            return ours[0]
+
         total = torch.zeros_like(theta)
         for batch in problem.batches if not problem.is_function else [()]:
-            if direction is None:
-                direction = self._direction(theta)
             part = self._along(theta, batch, direction)[1]
             if not problem.is_function and problem.reduction == "mean":
                 from tameopt.batches import size_of
@@ -320,7 +318,7 @@ class SafeGradient:
         return torch.randn(theta.numel(), dtype=torch.float64, generator=self._generator).to(theta)
 
     def _along(
-        self, theta: torch.Tensor, batch: Batch, direction: torch.Tensor | None
+        self, theta: torch.Tensor, batch: Batch, direction: Callable[[], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         graph = self._graph(theta, batch)
 
@@ -328,28 +326,34 @@ class SafeGradient:
             if step.op in KINKS and _on_kink(graph, step, args, kwargs, result):
                 raise _KinkFound
 
-        try:
-            return self._differentiated(graph, theta, batch, visit=watch)
-        except _KinkFound:
-            pass
-        sides = _Sides()
-        h = self._direction(theta) if direction is None else direction
-        parts = zip(self.problem.unflatten(theta).items(), self.problem.unflatten(h).values(), strict=True)
-        with torch.no_grad(), forward_ad.dual_level():
-            duals = {key: forward_ad.make_dual(part.detach(), along) for (key, part), along in parts}
-            graph.run(duals, batch, replace=sides.choose)
-        return self._differentiated(graph, theta, batch, replace=sides.apply)
-
-    def _differentiated(
-        self, graph: Graph, theta: torch.Tensor, batch: Batch, **how: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
         leaves = {key: part.detach().requires_grad_() for key, part in self.problem.unflatten(theta).items()}
-        with torch.enable_grad():
-            value = graph.run(leaves, batch, **how).sum()
-            if not value.requires_grad:
-                return value, torch.zeros_like(theta)
-            gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-        return value.detach(), torch.cat([part.reshape(-1) for part in gradients])
+        if not self._met_kinks:
+            try:
+                with torch.enable_grad():
+                    value = graph.run(leaves, batch, visit=watch).sum()
+                return value.detach(), _flat_gradient(value, leaves, theta)
+            except _KinkFound:
+                self._met_kinks = True
+        met: list[str] = []
+
+        def look(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+            if not met and step.op in KINKS and _on_kink(graph, step, args, kwargs, result):
+                met.append(step.name)
+
+        parts = zip(leaves.items(), self.problem.unflatten(direction()).values(), strict=True)
+        # one pass carries the derivative along h, chooses the sides by it, and is differentiated backward
+        with torch.enable_grad(), forward_ad.dual_level():
+            duals = {key: forward_ad.make_dual(leaf, along) for (key, leaf), along in parts}
+            value = forward_ad.unpack_dual(graph.run(duals, batch, visit=look, replace=_decided).sum())[0]
+        self._met_kinks = bool(met)  # where no kink was active, the next step tries the plain gradient first
+        return value.detach(), _flat_gradient(value, leaves, theta)
+
+
+def _flat_gradient(value: torch.Tensor, leaves: Mapping[str, torch.Tensor], theta: torch.Tensor) -> torch.Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(theta)
+    gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+    return torch.cat([part.reshape(-1) for part in gradients])
 
 
 class _KinkFound(Exception):
@@ -362,7 +366,7 @@ def _on_kink(graph: Graph, step: Step, args: tuple[Any, ...], kwargs: dict[str, 
         if step.op == "aten.relu.default":
             return bool((plain[0] == 0).any())
         if step.op == "aten.max_pool2d_with_indices.default":
-            tied = tied_windows(plain[0], result[1], *plain[1:])
+            tied = tied_windows(plain[0], result[0], *plain[1:])
             return bool((tied & (result[0] != 0)).any() if behind_relu(graph, step) else tied.any())
         gaps = without_dead(graph, step, KINKS[step.op].gaps(*plain, **kwargs), result)
         return bool((gaps == 0).any())
