@@ -16,7 +16,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
 
-from tameopt.nonsmooth.factorise import factorise, nmf, svd_start
+from tameopt.nonsmooth.factorise import nmf
 
 REPEATS = 3
 
@@ -32,7 +32,7 @@ def main() -> None:
         theirs_seconds = []
         for _ in range(REPEATS):
             begun = time.perf_counter()
-            model = NMF(rank, max_iter=3000).fit(A)
+            model = NMF(rank, max_iter=3000, random_state=0).fit(A)
             theirs_seconds.append(time.perf_counter() - begun)
         theirs = model.reconstruction_err_**2 / 2
         ours_seconds, ours = [], None
@@ -41,20 +41,16 @@ def main() -> None:
             ours = nmf(tensor, rank)
             ours_seconds.append(time.perf_counter() - begun)
         within, to_one_percent = None, float("nan")
-        clock: list[tuple[int, float, float]] = []
-        begun = time.perf_counter()
-        factorise(
-            tensor, rank, inner=4, inertia=0.8, passes=400, tolerance=1e-3, start=svd_start(tensor, rank),
-            notify=lambda count, value, clock=clock: clock.append((count, value, time.perf_counter())),
-        )  # fmt: skip
-        for count, value, when in clock:
+        for passes in range(10, ours.passes + 1, 10):  # run anew to fewer passes: the clock is that of the whole call
+            begun = time.perf_counter()
+            value = nmf(tensor, rank, passes=passes).value
             if value <= 1.01 * theirs:
-                within, to_one_percent = count, when - begun
+                within, to_one_percent = passes, time.perf_counter() - begun
                 break
         print(
             f"rank {rank:3}: scikit-learn {theirs:9.2f} in {np.median(theirs_seconds):.2f} s ({model.n_iter_} "
-            f"iterations); ours {ours.value:9.2f} in {np.median(ours_seconds):.2f} s; within 1% after {within} "
-            f"passes, {to_one_percent:.2f} s"
+            f"iterations); ours {ours.value:9.2f} in {np.median(ours_seconds):.2f} s ({ours.passes} passes); within "
+            f"1% after {within} passes, {to_one_percent:.2f} s"
         )
 
 

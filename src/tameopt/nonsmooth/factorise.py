@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,15 @@ def _start(A: torch.Tensor, rank: int, generator: torch.Generator) -> tuple[torc
     return X, Y
 
 
+def _refuse(A: torch.Tensor, rank: int) -> None:
+    if A.ndim != 2 or not A.is_floating_point():
+        raise ValueError(f"A must be a floating matrix, got shape {tuple(A.shape)} of {A.dtype}.")
+    if not bool(torch.isfinite(A).all()):
+        raise ValueError("A must be finite: remove or impute its NaN and infinite entries.")
+    if not 1 <= rank <= min(A.shape):
+        raise ValueError(f"rank must be in 1..{min(A.shape)}, got {rank}.")
+
+
 def factorise(
     A: torch.Tensor,
     rank: int,
@@ -76,12 +85,7 @@ def factorise(
     >>> factorise(A, 1, generator=torch.Generator().manual_seed(0)).value < 1e-8
     True
     """
-    if A.ndim != 2 or not A.is_floating_point():
-        raise ValueError(f"A must be a floating matrix, got shape {tuple(A.shape)} of {A.dtype}.")
-    if not bool(torch.isfinite(A).all()):
-        raise ValueError("A must be finite: remove or impute its NaN and infinite entries.")
-    if not 1 <= rank <= min(A.shape):
-        raise ValueError(f"rank must be in 1..{min(A.shape)}, got {rank}.")
+    _refuse(A, rank)
     if not 0 <= inertia < 1:
         raise ValueError(f"inertia must be in [0, 1), got {inertia}.")
     proxes = tuple(resolved(one) for one in prox)
@@ -104,9 +108,7 @@ def factorise(
         if move <= tolerance * size:
             converged = True
             break
-    slack = 1e-9 * max(1.0, values[0])
-    decreased = all(b <= a + slack for a, b in itertools.pairwise(values))
-    return Factorisation(X, Y, tuple(values), length, count + 1, converged, decreased)
+    return Factorisation(X, Y, tuple(values), length, count + 1, converged, _decreased(values, square))
 
 
 def _block(
@@ -164,13 +166,49 @@ def svd_start(A: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     return X.clamp(min=lift), Y.clamp(min=lift)
 
 
-def nmf(A: torch.Tensor, rank: int, *, passes: int = 400, tolerance: float = 1e-3) -> Factorisation:
-    """Nonnegative matrix factorisation, norm_F(A - X Y)^2 / 2 with X, Y >= 0, by inertial PALM from an SVD start.
+def nmf(A: torch.Tensor, rank: int, *, passes: int = 1000, tolerance: float = 1e-3, sweeps: int = 2) -> Factorisation:
+    """Nonnegative matrix factorisation, norm_F(A - X Y)^2 / 2 with X, Y >= 0, by PALM with one column a block.
 
-    A: (n, m) >= 0. Four block steps at a time and inertia 0.8 are our choice for speed; the theorem of iPALM with
-    these steps asks for inertia below 1/2, so that convergence is here an observation (`decreased`);
-    `factorise(A, rank)` has the proof. Raises ValueError for a negative entry and as `factorise`.
+    A: (n, m) >= 0. The 2 rank blocks are the columns of X and the rows of Y. On one of them H is a quadratic of
+    Hessian norm(y_j)^2 I, so that its Lipschitz constant is exact and the proximal step nearly the block's minimiser:
+    these are the hierarchical alternating least squares of Cichocki et al. (2007), and the theorem of PALM (gamma =
+    1.0001 > 1, no inertia) covers them. sweeps: over the blocks of X before those of Y move (A Y^T is formed once).
+    Starts from `svd_start`, stops when ten passes decrease the objective by less than `tolerance` of it.
+
+    Cost: two products with A a pass. Raises ValueError for a negative entry and as `factorise`.
+
+    >>> round(nmf(torch.tensor([[1.0, 2.0], [2.0, 4.0]]), 1).value, 8)
+    0.0
     """
+    _refuse(A, rank)
     if bool((A < 0).any()):
         raise ValueError(f"A must be >= 0 for a nonnegative factorisation, its least entry is {float(A.min())}.")
-    return factorise(A, rank, inner=4, inertia=0.8, passes=passes, tolerance=tolerance, start=svd_start(A, rank))
+    X, Y = svd_start(A, rank)
+    Xt, Y, At = X.T.contiguous(), Y.contiguous(), A.T.contiguous()
+    square, values, length, converged, count = float(A.square().sum()), [], 0.0, False, 0
+    for count in range(1, passes + 1):
+        before_X, before_Y = Xt.clone(), Y.clone()
+        _columns(Xt, Y @ At, Y @ Y.T, sweeps)
+        G, B = Xt @ Xt.T, Xt @ A
+        _columns(Y, B, G, sweeps)
+        length += math.sqrt(float((Xt - before_X).square().sum() + (Y - before_Y).square().sum()))
+        if count % 10 == 0 or count == passes:
+            values.append((square - 2 * float((B * Y).sum()) + float((G * (Y @ Y.T)).sum())) / 2)
+            if len(values) > 1 and values[-2] - values[-1] <= tolerance * values[-1]:
+                converged = True
+                break
+    values[-1] = float((A - Xt.T @ Y).square().sum()) / 2  # the cheap form above cancels where the fit is perfect
+    return Factorisation(Xt.T, Y, tuple(values), length, count, converged, _decreased(values, square))
+
+
+def _columns(Xt: torch.Tensor, B: torch.Tensor, G: torch.Tensor, sweeps: int) -> None:
+    """In place, row by row of Xt (r, n): the projected gradient step of length 1 / (1.0001 G_jj) in that row alone."""
+    steps = (1 / (1.0001 * G.diagonal().clamp(min=1e-12))).tolist()
+    for _ in range(sweeps):
+        for j, t in enumerate(steps):
+            Xt[j].add_(torch.addmv(B[j], Xt.T, G[j], alpha=-1), alpha=t).clamp_(min=0)
+
+
+def _decreased(values: Sequence[float], square: float) -> bool:
+    slack = 1e-9 * max(1.0, values[0]) + 1e-12 * square
+    return all(b <= a + slack for a, b in itertools.pairwise(values))
