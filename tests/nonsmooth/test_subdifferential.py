@@ -82,12 +82,70 @@ def test_nesterov_chebyshev_rosenbrock_has_its_clarke_points(n):
     assert not subdifferential(rosenbrock, [0, *((-1, 1, 1)[: n - 1])], "frechet").contains([0] * n)
 
 
-def test_thin_cells_are_never_called_exact():
-    """abs(y) - abs(y - x^2) at 0: the truth is {0} x [0, 2]; the linearisation alone sees {0}."""
+def test_thin_cells_are_found_to_second_order():
+    """K8: abs(y) - abs(y - x^2) at 0 is {0} x [0, 2]; the linearisation alone sees {0}."""
     found = subdifferential(lambda x: x[1].abs() - (x[1] - x[0] ** 2).abs(), [0, 0])
+    assert found.status == "exact"
+    assert found.vertices.tolist() == [[0, 0], [0, 2]]
+    # an indefinite bend opens cusps on both sides; a double one is one and the same kink
+    saddle_bend = subdifferential(lambda x: x[1].abs() - (x[1] - x[0] ** 2 + x[2] ** 2).abs(), [0, 0, 0])
+    assert saddle_bend.vertices.tolist() == [[0, -2, 0], [0, 2, 0]]
+    same = subdifferential(lambda x: (x[1] - x[0] ** 2).abs() - (x[1] - x[0] ** 2).abs(), [0, 0])
+    assert (same.status, same.vertices.tolist()) == ("exact", [[0, 0]])
+
+
+def test_thin_cells_of_higher_order_are_never_called_exact():
+    """abs(y) - abs(y - x^3): the truth is {0} x [-2, 2], which a second order cannot see."""
+    found = subdifferential(lambda x: x[1].abs() - (x[1] - x[0] ** 3).abs(), [0, 0])
     assert found.status == "inner_bound"
     assert "thin cells" in found.reason
-    assert all(0 <= corner[1] <= 2 and corner[0] == 0 for corner in found.vertices)
+    assert all(-2 <= corner[1] <= 2 and corner[0] == 0 for corner in found.vertices)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_patterns_of_curved_kinks_agree_with_sampling(seed):
+    """Every sign pattern seen near 0 must have been found; none found may contradict an undecided or refused one."""
+    rng = np.random.default_rng(seed)
+    bends = rng.integers(-2, 3, (3, 3))
+
+    def kinks(x):
+        square = x * x
+        return [x[1] + (torch.as_tensor(row) * square).sum() + 0 * x[0] for row in bends]
+
+    found = subdifferential(lambda x: sum((-1) ** k * (k + 1) * z.abs() for k, z in enumerate(kinks(x))), [0] * 3)
+    seen = set()
+    for scale in (1e-2, 1e-3):
+        for _ in range(400):
+            h = rng.standard_normal(3) * scale
+            h[1] = rng.standard_normal() * 4 * scale**2
+            z = [float(value) for value in kinks(torch.as_tensor(h))]
+            seen.add(sum((-1) ** k * (k + 1) * np.sign(value) for k, value in enumerate(z)))
+    low, high = found.vertices[0][1], found.vertices[-1][1]
+    assert {low, high} <= seen  # what is claimed occurs
+    if found.status == "exact":  # one of the six is left as an inner bound, honestly
+        assert all(low <= slope <= high for slope in seen)
+
+
+def test_a_norm_at_zero_is_a_ball():
+    """K4: the unit ball, with its support function; plus an l1 norm it is a sum of a ball and segments."""
+    F = torch.linalg.vector_norm
+    for kind in ("convex", "frechet", "limiting", "clarke"):
+        ball = subdifferential(F, [0, 0], kind)
+        assert ball.status in ("exact", "outer_bound") and not ball.empty
+        assert ball.support([3, 4]) == 5
+        assert ball.contains([0.6, 0.8]) and not ball.contains([0.8, 0.8])
+        assert ball.distance([3, 4]) == pytest.approx(4, abs=1e-12)
+        assert ball.min_norm().distance == 0
+    tilted = subdifferential(lambda x: F(x) + 2 * x[0] + x[1].abs(), [0, 0]).min_norm()
+    np.testing.assert_allclose(tilted.point, [1, 0], atol=1e-7)
+    assert tilted.lower_bound == pytest.approx(1, abs=1e-9)
+    stretched = subdifferential(lambda x: F(torch.stack([2 * x[0], x[1]])) - 3 * x[0] - x[1], [0, 0])
+    assert stretched.min_norm().gap < 1e-9  # an ellipse: no closed form, its gap certifies it
+    assert subdifferential(lambda x: -F(x), [0, 0]).support([3, 4]) == 5
+    with pytest.raises(GermError, match="neither a polytope nor a sum of balls"):
+        subdifferential(lambda x: -F(x), [0, 0], "limiting")
+    with pytest.raises(ValueError, match="has no vertices"):
+        _ = subdifferential(F, [0, 0]).vertices
 
 
 def test_curved_kinks_with_independent_gradients_are_exact():
@@ -196,7 +254,7 @@ def test_four_side_by_side_and_their_pictures():
     "F,x,error,words",
     [
         (lambda x: x.sqrt().sum(), [0], GermError, "need not be Lipschitz"),
-        (lambda x: x.norm(), [0, 0], GermError, "a ball, not a polytope"),
+        (lambda x: (x.norm() - x[0]).abs(), [0, 0], GermError, "a kink of a 2-norm at 0"),
         (lambda x: x.sign().sum(), [0], GermError, "no exact calculus"),
         (lambda x: torch.where(x > 0, x + 1, x).sum(), [0], GermError, "not seen to agree"),
         (lambda x: (x.exp() - 2.718281828459045).abs().sum(), [1], GermError, "cannot be decided"),

@@ -65,7 +65,7 @@ def _formula(text: str, at: str | None, plot: Path | None) -> tuple[dict[str, An
     for kind, found in sets.items():
         pieces = [[[str(entry) for entry in corner] for corner in piece.corners] for piece in found.pieces]
         document[kind] = {"status": found.status, "reason": found.reason, "pieces": pieces}
-        words = " and ".join(_words(piece) for piece in pieces) or "empty"
+        words = " and ".join(_words(piece) for piece in pieces) or ("empty" if found.empty else repr(found))
         note = "" if found.status == "exact" else f"   ({found.status.replace('_', ' ')}: {found.reason})"
         lines.append(f"  {kind:9}  {words}{note}")
     critical = "0 is in it" if least.distance == 0 else f"0 is {least.distance:.6g} away"

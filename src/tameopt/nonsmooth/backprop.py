@@ -270,7 +270,8 @@ def _by_membership(
     """With active kinks and no lemma: compare backprop's output with the exact Clarke set, where it is in reach."""
     from tameopt.nonsmooth.fan import TooManyKinks
     from tameopt.nonsmooth.germ import GermError
-    from tameopt.nonsmooth.subdifferential import clarke_of_local, local_form_of_problem
+    from tameopt.nonsmooth.local_form import local_form_of_problem
+    from tameopt.nonsmooth.subdifferential import clarke_of_local
 
     open_reason = f"{found.active:,} kinks are active and {lemma_reason}"
     numbers = found.entries + theta.numel()

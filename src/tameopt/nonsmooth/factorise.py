@@ -202,7 +202,7 @@ def nmf(A: torch.Tensor, rank: int, *, passes: int = 1000, tolerance: float = 1e
 
 
 def _columns(Xt: torch.Tensor, B: torch.Tensor, G: torch.Tensor, sweeps: int) -> None:
-    """In place, row by row of Xt (r, n): the projected gradient step of length 1 / (1.0001 G_jj) in that row alone."""
+    """In place, row by row of Xt (r, n): the projected gradient step of length 1 / (1.0001 G_jj) in it."""
     steps = (1 / (1.0001 * G.diagonal().clamp(min=1e-12))).tolist()
     for _ in range(sweeps):
         for j, t in enumerate(steps):

@@ -9,19 +9,18 @@ import numpy as np
 import torch
 
 from tameopt.analysis import Analysis, Answer, Context
-from tameopt.evidence import Cost, Finding, Scope, Verdict, measured, proved, unknown
+from tameopt.evidence import Cost, Scope, measured, unknown
 from tameopt.evidence import refuted as refuted_finding
-from tameopt.nonsmooth.backprop import Backprop, check_backprop
+from tameopt.nonsmooth.backprop import check_backprop
 from tameopt.nonsmooth.chain_rule import ChainRule, chain_rule
 from tameopt.nonsmooth.goldstein import goldstein
 from tameopt.nonsmooth.graph import TraceError
-from tameopt.nonsmooth.kinks import Census, census, graphs_of
-from tameopt.picture import Picture, Series
+from tameopt.nonsmooth.kink_findings import backprop_finding, clarke_finding, kinks_finding, kinks_picture
+from tameopt.nonsmooth.kinks import census, graphs_of
 
 _DELTA = 1e-3  # radius of the Goldstein ball as a share of norm(theta): our choice, three digits of theta
 _GRADIENTS = 24  # sampled gradients of the Goldstein test: our choice, well under a second on digits
 _SEGMENTS = 6  # pieces of the run on which the chain rule is integrated: our choice
-_BIAS_LEMMA = "bias lemma, tameopt.nonsmooth._lemma_checker"
 
 
 def _cost(context: Context, begun: float, gradients: float) -> Cost:
@@ -29,176 +28,6 @@ def _cost(context: Context, begun: float, gradients: float) -> Cost:
 
 
 # -- kinks, backprop, Clarke criticality -------------------------------------------------------------------
-
-
-def _kinks_finding(found: Census, backprop: Backprop) -> Finding:
-    if found.smooth:
-        return measured(
-            "point.kinks",
-            "No operator of the loss has a kink: the Clarke subdifferential is the gradient.",
-            0.0,
-            method="list of the operators that read theta",
-            error_kind="exact",
-            unit="count",
-            scope=Scope.GLOBAL,
-        )
-    where = ", ".join(sorted({site.op.split(".")[1] for site in found.sites}))
-    statement = (
-        f"{found.active:,} of {found.entries:,} inputs of {where} sit exactly on a kink; "
-        f"the nearest of the others is {_next_nearest(found):.1e} away."
-        if found.active
-        else f"None of {found.entries:,} inputs of {where} sits on a kink; the nearest is {found.nearest:.1e} away."
-    )
-    if backprop.how == "margins" and backprop.certificate is not None:
-        return proved(
-            "point.kinks",
-            statement,
-            backprop.certificate,
-            method="enclosures of every kink input, all rounding included",
-            scope=Scope.POINT,
-            estimate=0.0,
-            interval=(0.0, 0.0),
-            error_kind="exact",
-            unit="count",
-            sample_size=found.entries,
-        )
-    return measured(
-        "point.kinks",
-        statement,
-        float(found.active),
-        method="floating-point forward pass over all data",
-        error_kind="rounding of the forward pass",
-        unit="count",
-        sample_size=found.entries,
-        scope=Scope.POINT,
-    )
-
-
-def _next_nearest(found: Census) -> float:
-    return min((site.nearest_inactive for site in found.sites), default=math.inf)
-
-
-def _backprop_finding(found: Census, backprop: Backprop) -> Finding:
-    claim = "point.backprop_clarke"
-    if backprop.verdict is Verdict.PROVED and backprop.certificate is not None:
-        words = {
-            "smooth": "Backprop returns the gradient: no operator of the loss has a kink.",
-            "lemma": "What backprop computes is, in exact arithmetic, a Clarke subgradient at every theta, for every "
-            "batch: each kink has a trainable bias of its own and PyTorch uses the derivative of one side.",
-            "margins": "Backprop returns the gradient here: every kink input is away from its kink by more "
-            "than all rounding.",
-        }
-        return proved(
-            claim,
-            words[backprop.how],
-            backprop.certificate,
-            method="replayed from the list of operators" if backprop.how != "margins" else "enclosures",
-            scope=Scope.POINT if backprop.how == "margins" else Scope.GLOBAL,
-            source=_BIAS_LEMMA if backprop.how == "lemma" else "",
-        )
-    if backprop.how == "membership" and backprop.distance is not None and backprop.verdict is Verdict.MEASURED:
-        return measured(
-            claim,
-            f"Backprop's output is a Clarke subgradient here: {backprop.reason}.",
-            backprop.distance,
-            method="distance to the exact Clarke subdifferential, in rationals",
-            error_kind="rounding",
-            unit="distance to the Clarke subdifferential",
-            sample_size=found.entries,
-            scope=Scope.POINT,
-        )
-    if backprop.verdict is Verdict.MEASURED:
-        return measured(
-            claim,
-            f"Backprop returns the gradient here as far as the forward pass shows: {backprop.reason}.",
-            found.nearest,
-            method="floating-point forward pass over all data",
-            error_kind="rounding of the forward pass",
-            unit="distance of the nearest kink input",
-            interval=(0.0, found.nearest),
-            sample_size=found.entries,
-            scope=Scope.POINT,
-        )
-    if backprop.verdict is Verdict.REFUTED:
-        return refuted_finding(
-            claim,
-            f"Backprop's output is no Clarke subgradient here: {backprop.reason}.",
-            {"distance": backprop.distance, "active_kinks": found.active},
-            method="distance to the Clarke subdifferential",
-            scope=Scope.POINT,
-        )
-    return unknown(
-        claim,
-        f"Whether backprop's output is a Clarke subgradient here is open: {backprop.reason}.",
-        missing=backprop.reason,
-        remedy="tame.nonsmooth.safe_gradient(problem) returns one",
-        scope=Scope.POINT,
-    )
-
-
-def _clarke_finding(found: Census, backprop: Backprop) -> Finding:
-    claim, size = "point.clarke_critical", float(backprop.gradient.norm())
-    if found.smooth or (found.active == 0 and not found.unread and backprop.verdict is not Verdict.UNKNOWN):
-        exact = found.smooth or backprop.how == "margins"
-        return measured(
-            claim,
-            f"The Clarke subdifferential here is the gradient alone, at distance {size:.2e} from 0.",
-            size,
-            method="norm of the full-batch gradient" + ("" if exact else "; no kink active in the forward pass"),
-            error_kind="rounding",
-            unit="norm of the gradient",
-            scope=Scope.POINT,
-        )
-    if backprop.clarke is not None and not backprop.clarke.empty:
-        solution, exact = backprop.clarke.min_norm(), backprop.clarke.status == "exact"
-        return measured(
-            claim,
-            f"{backprop.clarke.kinks} kinks are active; 0 is {'' if exact else 'at most '}{solution.distance:.2e} "
-            "from the Clarke subdifferential.",
-            solution.distance,
-            method="exact cells of the active kinks, least-norm point of their hull",
-            error_kind="rounding" if exact else "upper bound",
-            interval=(solution.lower_bound if exact else 0.0, solution.distance),
-            unit="norm of a subgradient",
-            scope=Scope.POINT,
-        )
-    if backprop.verdict is Verdict.PROVED:
-        return measured(
-            claim,
-            f"{found.active:,} kinks are active; 0 is within {size:.2e} of the Clarke subdifferential.",
-            size,
-            method="norm of backprop's output, a Clarke subgradient",
-            error_kind="upper bound",
-            interval=(0.0, size),
-            unit="norm of a subgradient",
-            scope=Scope.POINT,
-        )
-    return unknown(
-        claim,
-        f"The distance from 0 to the Clarke subdifferential is open: {backprop.reason}.",
-        missing=backprop.reason,
-        remedy="tame.nonsmooth.goldstein(...) bounds it from above nearby",
-        scope=Scope.POINT,
-    )
-
-
-def _kinks_picture(found: Census) -> tuple[Picture, ...]:
-    series = [
-        Series.of(site.step, site.decades, site.histogram, "steps") for site in found.sites if sum(site.histogram)
-    ]
-    if not series:
-        return ()
-    return (
-        Picture(
-            "kinks",
-            "How near the kinks are",
-            "log10 of the distance of an input to its kink",
-            "inputs",
-            tuple(series),
-            y_log=True,
-            caption="Inputs of each nonsmooth operator by their distance to its kink, over all data.",
-        ),
-    )
 
 
 def _analyse_kinks(context: Context) -> Answer:
@@ -216,9 +45,9 @@ def _analyse_kinks(context: Context) -> Answer:
     if backprop.how == "lemma" and found.active == 0:
         at_point = check_backprop(context.problem, context.theta, found=found, graphs=graphs, margins_first=True)
     findings = (
-        _kinks_finding(found, at_point),
-        _backprop_finding(found, backprop),
-        _clarke_finding(found, at_point),
+        kinks_finding(found, at_point),
+        backprop_finding(found, backprop),
+        clarke_finding(found, at_point),
     )
     facts = {
         "kinks": [
@@ -233,7 +62,7 @@ def _analyse_kinks(context: Context) -> Answer:
             for site in found.sites
         ]
     }
-    return Answer(findings, _kinks_picture(found), facts, _cost(context, begun, 4.0))
+    return Answer(findings, kinks_picture(found), facts, _cost(context, begun, 4.0))
 
 
 def _all_unknown(claims: tuple[str, ...], reason: str) -> Answer:

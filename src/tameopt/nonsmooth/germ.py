@@ -18,6 +18,38 @@ _UNDECIDED = Fraction(1, 10**9)  # a rounded kink input nearer to 0 than this is
 Form = dict[int, Fraction]
 
 
+@dataclass(frozen=True)
+class Quadratic:
+    """The part of second order, sum q_ij h_i h_j over i <= j, and whether anything is left beyond it."""
+
+    terms: dict[tuple[int, int], Fraction]
+    beyond: bool = False
+
+    def plus(self, other: Quadratic, factor: Fraction = Fraction(1)) -> Quadratic:
+        """self + factor * other."""
+        terms = dict(self.terms)
+        for key, value in other.terms.items():
+            total = terms.get(key, Fraction(0)) + factor * value
+            if total:
+                terms[key] = total
+            else:
+                terms.pop(key, None)
+        return Quadratic(terms, self.beyond or (other.beyond and factor != 0))
+
+    def at(self, u: Sequence[int | Fraction]) -> Fraction:
+        """Its value at a direction, without what is beyond."""
+        return sum((value * u[i] * u[j] for (i, j), value in self.terms.items()), Fraction(0))
+
+
+def _outer(a: Form, b: Form) -> dict[tuple[int, int], Fraction]:
+    terms: dict[tuple[int, int], Fraction] = {}
+    for i, x in a.items():
+        for j, y in b.items():
+            key = (min(i, j), max(i, j))
+            terms[key] = terms.get(key, Fraction(0)) + x * y
+    return {key: value for key, value in terms.items() if value}
+
+
 class GermError(ValueError):
     """F is outside what the exact calculus covers at this point; the message says which operator and why."""
 
@@ -30,24 +62,32 @@ class Circuit:
     forms[k]: z_k to first order; curved[k]: whether z_k has higher-order terms.
     resolved: whether some kink had a nonzero input (F is then homogeneous only near x); inactive: those inputs.
     rounded: whether a transcendental function was rounded on the way.
+    second_order: whether entries carry their quadratic part too; seconds[k]: that of z_k, None where not known.
+    norms[i]: the forms of a vector that is 0 at x and whose 2-norm is taken; its key in a form is -1 - i.
     """
 
     dim: int
+    second_order: bool = False
     forms: list[Form] = field(default_factory=list)
     curved: list[bool] = field(default_factory=list)
     resolved: bool = False
     inactive: list[Entry] = field(default_factory=list)
+    seconds: list[Quadratic | None] = field(default_factory=list)
+    norms: list[list[Form]] = field(default_factory=list)
     rounded: bool = False
     _known: dict[Any, int] = field(default_factory=dict)
     _seen: dict[int, tuple[Entry, int]] = field(default_factory=dict)
 
     def constant(self, value: Any) -> Entry:
         """A number that does not depend on theta."""
-        return Entry(self, Fraction(value), {}, False, "affine")
+        return Entry(self, Fraction(value), {}, False, "affine", second=self._flat())
 
     def variable(self, index: int, value: Fraction) -> Entry:
         """theta_index."""
-        return Entry(self, value, {index: Fraction(1)}, False, "affine")
+        return Entry(self, value, {index: Fraction(1)}, False, "affine", second=self._flat())
+
+    def _flat(self) -> Quadratic | None:
+        return Quadratic({}) if self.second_order else None
 
     def kink(self, entry: Entry) -> tuple[int, Fraction]:
         """The number of the kink abs(entry) for an entry of value 0, and the factor in front of it.
@@ -56,6 +96,8 @@ class Circuit:
         """
         if id(entry) in self._seen:
             return self._seen[id(entry)][1], Fraction(1)
+        if min(entry.form) < 0:
+            raise GermError("a kink of a 2-norm at 0: its cells are no polyhedral cones.")
         lead_key = min(entry.form)
         lead = entry.form[lead_key]
         key = tuple(sorted((name, value / lead) for name, value in entry.form.items()))
@@ -64,6 +106,7 @@ class Circuit:
             return number, abs(lead / self.forms[number][lead_key])
         self.forms.append(dict(entry.form))
         self.curved.append(entry.curved)
+        self.seconds.append(entry.second)
         number = len(self.forms) - 1
         if not entry.curved:
             self._known[key] = number
@@ -84,6 +127,7 @@ class Entry:
 
     curved: it has higher-order terms, dropped here. shape: "affine", "convex", "concave" (globally, by the
     composition rules) or "unknown". inexact: its value went through a rounded transcendental function.
+    second: its part of second order, when it is known and no kink is inside.
     """
 
     circuit: Circuit
@@ -92,14 +136,27 @@ class Entry:
     curved: bool
     shape: str
     inexact: bool = False
+    second: Quadratic | None = None
 
     @property
     def is_constant(self) -> bool:
         return not self.form and not self.curved
 
-    def _like(self, value: Fraction, form: Form, curved: bool, shape: str, other: Entry | None = None) -> Entry:
+    def _like(
+        self,
+        value: Fraction,
+        form: Form,
+        curved: bool,
+        shape: str,
+        other: Entry | None = None,
+        second: Quadratic | None = None,
+    ) -> Entry:
         inexact = self.inexact or (other is not None and other.inexact)
-        return Entry(self.circuit, value, form, curved, shape, inexact)
+        return Entry(self.circuit, value, form, curved, shape, inexact, second)
+
+    def _linear(self) -> bool:
+        """Whether its first-order form is linear in h: no kink inside."""
+        return all(0 <= key < self.circuit.dim for key in self.form)
 
     def _other(self, other: Any) -> Entry:
         return other if isinstance(other, Entry) else self.circuit.constant(other)
@@ -114,7 +171,8 @@ class Entry:
             else:
                 form.pop(key, None)
         shape = _sum_shape(self.shape, b.shape)
-        return self._like(self.value + b.value, form, self.curved or b.curved, shape, b)
+        second = self.second.plus(b.second) if self.second is not None and b.second is not None else None
+        return self._like(self.value + b.value, form, self.curved or b.curved, shape, b, second)
 
     __radd__ = __add__
 
@@ -124,7 +182,8 @@ class Entry:
             return self.circuit.constant(0)
         shape = self.shape if factor > 0 else _NEGATED[self.shape]
         form = {key: factor * coefficient for key, coefficient in self.form.items()}
-        return self._like(factor * self.value, form, self.curved, shape)
+        second = Quadratic({}).plus(self.second, factor) if self.second is not None else None
+        return self._like(factor * self.value, form, self.curved, shape, second=second)
 
     def __neg__(self) -> Entry:
         return self.scaled(Fraction(-1))
@@ -143,7 +202,15 @@ class Entry:
             return b.scaled(self.value)
         form = (self.scaled(b.value) + b.scaled(self.value)).form
         shape = "convex" if b is self and self.shape == "affine" else "unknown"
-        return self._like(self.value * b.value, form, True, shape, b)
+        return self._like(self.value * b.value, form, True, shape, b, self._product(b))
+
+    def _product(self, b: Entry) -> Quadratic | None:
+        if self.second is None or b.second is None or not (self._linear() and b._linear()):
+            return None
+        cross = Quadratic(_outer(self.form, b.form))
+        cross = cross.plus(self.second, b.value).plus(b.second, self.value)
+        more = any(self.second.terms) or any(b.second.terms) or self.second.beyond or b.second.beyond
+        return Quadratic(cross.terms, more)
 
     __rmul__ = __mul__
 
@@ -167,12 +234,19 @@ class Entry:
         if power == 1:
             return self
         shape = "convex" if power % 2 == 0 and self.shape == "affine" else "unknown"
-        return self.smooth(self.value**power, power * self.value ** (power - 1), shape)
+        result = self.smooth(self.value**power, power * self.value ** (power - 1), shape)
+        if self.second is None or self.is_constant or not self._linear():
+            return result
+        bend = Fraction(power * (power - 1), 2) * self.value ** (power - 2)
+        second = Quadratic({}).plus(self.second, power * self.value ** (power - 1))
+        second = second.plus(Quadratic(_outer(self.form, self.form)), bend)
+        more = power > 2 or any(self.second.terms) or self.second.beyond
+        return result._like(result.value, result.form, True, shape, second=Quadratic(second.terms, more))
 
     def smooth(self, value: Fraction, slope: Fraction, shape: str = "unknown") -> Entry:
         """f(self) for f differentiable here, of value f(self.value) and derivative `slope`."""
         if self.is_constant:
-            return self._like(value, {}, False, "affine")
+            return self._like(value, {}, False, "affine", second=self.second)
         return self._like(value, self.scaled(slope).form, True, shape)
 
     def rounded(self, value: float, slope: float, shape: str = "unknown") -> Entry:
@@ -208,7 +282,7 @@ class Entry:
         """abs(self): linear where self is not 0, a kink where it is."""
         convex = self.shape == "affine"
         if self.is_constant:
-            return self._like(abs(self.value), {}, False, "affine")
+            return self._like(abs(self.value), {}, False, "affine", second=self.second)
         if self.inexact and abs(self.value) < _UNDECIDED:
             raise GermError(
                 f"a kink input is {float(self.value):.1e} after a rounded transcendental function: whether it is 0 "
@@ -218,7 +292,9 @@ class Entry:
             self.circuit.resolved = True
             self.circuit.inactive.append(self)
             same = self if self.value > 0 else -self
-            return same._like(same.value, same.form, same.curved, "convex" if convex else "unknown")
+            return same._like(
+                same.value, same.form, same.curved, "convex" if convex else "unknown", second=same.second
+            )
         if not self.form:  # it vanishes to second order, and so does its absolute value with its gradient
             return Entry(self.circuit, Fraction(0), {}, True, "unknown")
         number, factor = self.circuit.kink(self)
@@ -229,7 +305,7 @@ class Entry:
         """max(self, 0)."""
         half = (self + self.absolute()).scaled(Fraction(1, 2))
         if self.shape in ("affine", "convex"):
-            return half._like(half.value, half.form, half.curved, "convex")
+            return half._like(half.value, half.form, half.curved, "convex", second=half.second)
         return half
 
     def maximum(self, other: Any) -> Entry:
@@ -239,11 +315,26 @@ class Entry:
             return self
         high = b + (self - b).positive_part()
         shape = "convex" if {self.shape, b.shape} <= {"affine", "convex"} else "unknown"
-        return high._like(high.value, high.form, high.curved, shape)
+        return high._like(high.value, high.form, high.curved, shape, second=high.second)
 
     def minimum(self, other: Any) -> Entry:
         """min(self, other)."""
         return -((-self).maximum(-self._other(other)))
+
+
+def norm2(vector: Sequence[Entry]) -> Entry:
+    """The 2-norm of a vector that is 0 at x: neither smooth nor piecewise linear, it has a form of its own."""
+    circuit = vector[0].circuit
+    if not all(entry._linear() for entry in vector):
+        raise GermError("a 2-norm at 0 of a vector that has a kink of its own.")
+    forms = [dict(entry.form) for entry in vector if entry.form]
+    curved = any(entry.curved for entry in vector)
+    if not forms:  # it vanishes to second order, and so does its norm
+        return Entry(circuit, Fraction(0), {}, True, "unknown")
+    circuit.norms.append(forms)
+    convex = all(entry.shape == "affine" for entry in vector)
+    form = {-len(circuit.norms): Fraction(1)}
+    return Entry(circuit, Fraction(0), form, curved, "convex" if convex else "unknown")
 
 
 def combination(circuit: Circuit, terms: Sequence[tuple[Entry, Entry]]) -> Entry:
@@ -251,6 +342,7 @@ def combination(circuit: Circuit, terms: Sequence[tuple[Entry, Entry]]) -> Entry
     value, shape = Fraction(0), "affine"
     form: Form = {}
     curved = inexact = False
+    second = Quadratic({}) if circuit.second_order else None
     for a, b in terms:
         if not a.is_constant and not b.is_constant:
             part, factor = a * b, Fraction(1)
@@ -263,11 +355,12 @@ def combination(circuit: Circuit, terms: Sequence[tuple[Entry, Entry]]) -> Entry
             continue
         value += factor * part.value
         curved = curved or part.curved
+        second = second.plus(part.second, factor) if second is not None and part.second is not None else None
         shape = _sum_shape(shape, part.shape if factor > 0 else _NEGATED[part.shape])
         for key, coefficient in part.form.items():
             form[key] = form.get(key, Fraction(0)) + factor * coefficient
     form = {key: coefficient for key, coefficient in form.items() if coefficient}
-    return Entry(circuit, value, form, curved, shape, inexact)
+    return Entry(circuit, value, form, curved, shape, inexact, second)
 
 
 def _root(value: Fraction) -> Fraction | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tameopt.nonsmooth.germ import Circuit, Entry, GermError, combination, proportional
+from tameopt.nonsmooth.germ import Circuit, Entry, GermError, combination, norm2, proportional
 from tameopt.nonsmooth.graph import Graph, Ref, Step, mapped
 
 Array = np.ndarray
@@ -177,10 +177,16 @@ def _norm(x: Array, order: Any = 2, dims: Any = None, keepdim: bool = False, **k
         return _maximum_all(_each(Entry.absolute)(x), dims, keepdim)
     if order != 2:
         raise GermError(f"a norm of order {order}.")
-    squares = _sum(_each(lambda entry: entry * entry)(x), dims, keepdim)
-    if any(entry.value == 0 and not entry.is_constant for entry in squares.reshape(-1)):
-        raise GermError("a 2-norm of the zero vector: its subdifferential is a ball, not a polytope.")
-    return _each(lambda entry: entry.power(0.5))(squares)
+    axes = _axes(x, dims)
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
+    rows = x.transpose(*kept, *axes).reshape(*(x.shape[axis] for axis in kept), -1)
+    result = np.empty(rows.shape[:-1], dtype=object)
+    for index in np.ndindex(*rows.shape[:-1]):
+        row = list(rows[index])
+        squared = combination(row[0].circuit, [(entry * entry, row[0].circuit.constant(1)) for entry in row])
+        at_zero = squared.value == 0 and not all(entry.is_constant for entry in row)
+        result[index] = norm2(row) if at_zero else squared.power(0.5)
+    return np.expand_dims(result, axes) if keepdim else result
 
 
 def _where(condition: Any, a: Any, b: Any) -> Array:

@@ -8,111 +8,28 @@ limiting one the union of the Frechet ones over the faces of the fan; the convex
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_flatten
 
-from tameopt.batches import size_of
+from tameopt.nonsmooth.ball_sum import BallSum
 from tameopt.nonsmooth.fan import Cone, Fan, faces, fan_of, generators, independent, refined, split
-from tameopt.nonsmooth.germ import Circuit, Entry
-from tameopt.nonsmooth.germ_operators import germ
-from tameopt.nonsmooth.graph import Graph, trace_function
-from tameopt.nonsmooth.kinks import form_of
+from tameopt.nonsmooth.germ import GermError
+from tameopt.nonsmooth.local_form import Local, local_form
 from tameopt.nonsmooth.min_norm import MinNorm
-from tameopt.nonsmooth.polytope import Point, Polytope, rational_point
+from tameopt.nonsmooth.polytope import Point, Polytope
+from tameopt.nonsmooth.thin_cells import patterns
 from tameopt.nonsmooth.zonotope import Zonotope
 from tameopt.picture import Picture, Series
-from tameopt.problem import Problem
 
 Kind = Literal["convex", "frechet", "limiting", "clarke"]
 KINDS: tuple[Kind, ...] = ("convex", "frechet", "limiting", "clarke")
 _ENUMERATED = 12  # independent kinks up to which the 2^m vertices are written out: our choice
-
-
-@dataclass(frozen=True)
-class Local:
-    """F near x to first order: its germ, and the fan once it is asked for."""
-
-    circuit: Circuit
-    entry: Entry
-    x: Point
-
-    @property
-    def kinks(self) -> int:
-        """The number of active kinks."""
-        return len(self.circuit.forms)
-
-    @property
-    def exact_kinks(self) -> bool:
-        """Every kink is exactly piecewise linear near x, so that the cells of the first-order form are F's own."""
-        return not any(self.circuit.curved)
-
-    @property
-    def piecewise_linear(self) -> bool:
-        """F itself is exactly piecewise linear near x."""
-        return self.exact_kinks and not self.entry.curved
-
-    @property
-    def flat(self) -> bool:
-        """No kink lies inside another."""
-        m = self.kinks
-        return not any(any(split(form, self.circuit.dim, m)[1]) for form in self.circuit.forms)
-
-    @property
-    def weights(self) -> list[Fraction]:
-        """The coefficients of abs(z_k) in F."""
-        return split(self.entry.form, self.circuit.dim, self.kinks)[1]
-
-    @property
-    def regular(self) -> int:
-        """+1 when F is smooth + sum c_k abs(z_k) with all c_k >= 0 (Clarke regular), -1 when -F is, else 0."""
-        if not self.flat:
-            return 0
-        return 1 if all(c >= 0 for c in self.weights) else -1 if all(c <= 0 for c in self.weights) else 0
-
-
-def local_form(F: Callable[[torch.Tensor], torch.Tensor], x: Any) -> Local:
-    """The exact first-order form of F: (d,) tensor -> scalar at x: (d,), numbers, Fractions or a tensor.
-
-    Raises TraceError when F branches on values, GermError for an operator or a point outside the calculus.
-    """
-    point = rational_point(x)
-    if not point:
-        raise ValueError("x must have at least one entry, got none.")
-    sample = torch.tensor([float(entry) for entry in point], dtype=torch.float64)
-    graph = trace_function(F, sample)
-    circuit = Circuit(len(point))
-    theta = np.empty(len(point), dtype=object)
-    theta[:] = [circuit.variable(j, value) for j, value in enumerate(point)]
-    return Local(circuit, germ(graph, {"theta": theta}, [], circuit), point)
-
-
-def local_form_of_problem(problem: Problem, theta: torch.Tensor, graphs: Mapping[Any, Graph]) -> Local:
-    """The exact first-order form of F = scale * sum over batches at theta: (d,); for small problems.
-
-    Cost: one exact forward pass, some microseconds for each multiplication. Raises GermError as `local_form`.
-    """
-    point = rational_point(theta)
-    circuit = Circuit(len(point))
-    flat = np.empty(len(point), dtype=object)
-    flat[:] = [circuit.variable(j, value) for j, value in enumerate(point)]
-    parameters, start = {}, 0
-    for key, shape in problem.shapes.items():
-        size = math.prod(shape)
-        parameters[key] = flat[start : start + size].reshape(shape)
-        start += size
-    total = circuit.constant(0)
-    for batch in problem.batches if not problem.is_function else [()]:
-        leaves = tree_flatten(batch)[0]
-        loss = germ(graphs[form_of(batch)], parameters, leaves, circuit)
-        count = 1 if problem.is_function or problem.reduction == "sum" else size_of(batch)
-        total = total + loss.scaled(Fraction(count))
-    return Local(circuit, total.scaled(1 / Fraction(1 if problem.reduction == "sum" else problem.n)), point)
+_THIN = 8  # curved kinks up to which all 2^m sign patterns are decided: our choice
 
 
 def clarke_of_local(local: Local, *, most_cells: int = 2_000) -> Subdifferential:
@@ -125,7 +42,8 @@ class Subdifferential:
     """One of the four sets at x.
 
     pieces: convex polytopes whose union it is (one for convex, Frechet and Clarke; none when it is empty).
-    zonotope: the Clarke set of many independent kinks, which is not written out by vertices.
+    zonotope: the set where it is not written out by vertices: a `Zonotope` of many independent kinks, or a `BallSum`
+        for a 2-norm at 0.
     status: "exact"; "inner_bound" (every element is one, some may be missing); "outer_bound" (convex kind only:
         every element of the set is in it, not all of it need be); reason: why it is not exact.
     kinks: the number of active kinks at x.
@@ -138,7 +56,7 @@ class Subdifferential:
     kinks: int
     dim: int
     rational: bool
-    zonotope: Zonotope | None = None
+    zonotope: Zonotope | BallSum | None = None
 
     @property
     def empty(self) -> bool:
@@ -149,7 +67,7 @@ class Subdifferential:
     def vertices(self) -> np.ndarray:
         """(m, d) the vertices: exact Fractions when x was rational, else float64.
 
-        Raises ValueError for a zonotope of too many kinks to write out.
+        Raises ValueError for a zonotope of too many kinks to write out, and for a round set.
         """
         if self.zonotope is not None:
             return self.zonotope.vertices()
@@ -199,7 +117,7 @@ class Subdifferential:
         """The set in the plane, d = 2. Raises ValueError in other dimensions."""
         if self.dim != 2:
             raise ValueError(f"a picture needs d = 2, got d = {self.dim}.")
-        outlines = [_outline(piece.vertices) for piece in self.pieces]
+        outlines = self._outlines()
         series = [
             Series.of(self.kind, loop[:, 0].tolist(), loop[:, 1].tolist(), "line" if len(loop) > 1 else "points")
             for loop in outlines
@@ -207,6 +125,13 @@ class Subdifferential:
         origin = Series.of("0", [0.0], [0.0], "points")
         title = f"{self.kind} subdifferential" + (" (empty)" if self.empty else "")
         return Picture(f"subdifferential-{self.kind}", title, "v_1", "v_2", (*series, origin))
+
+    def _outlines(self) -> list[np.ndarray]:
+        if isinstance(self.zonotope, BallSum):
+            return [_outline(self.zonotope.outline())]
+        if self.zonotope is not None:
+            return [_outline(self.zonotope.vertices())]
+        return [_outline(piece.vertices) for piece in self.pieces]
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the set in the plane on matplotlib axes; returns the axes. d = 2."""
@@ -216,9 +141,8 @@ class Subdifferential:
             from tameopt.extras import require
 
             ax = require("matplotlib.figure", "a plot").Figure(figsize=(4, 4)).add_subplot()
-        for piece in self.pieces:
-            loop = _outline(piece.vertices)
-            ax.plot(loop[:, 0], loop[:, 1], "o-", color="C0")
+        for loop in self._outlines():
+            ax.plot(loop[:, 0], loop[:, 1], "-" if self.zonotope is not None else "o-", color="C0")
             if len(loop) > 3:
                 ax.fill(loop[:, 0], loop[:, 1], alpha=0.2, color="C0")
         ax.plot([0], [0], "k+")
@@ -229,7 +153,8 @@ class Subdifferential:
         if self.empty:
             return f"Subdifferential({self.kind}, empty, {self.status})"
         if self.zonotope is not None:
-            return f"Subdifferential({self.kind}, zonotope of {self.kinks} kinks in R^{self.dim}, {self.status})"
+            words = f"zonotope of {self.kinks} kinks" if isinstance(self.zonotope, Zonotope) else "sum of balls"
+            return f"Subdifferential({self.kind}, {words} in R^{self.dim}, {self.status})"
         count = len({corner for piece in self.pieces for corner in piece.corners})
         return f"Subdifferential({self.kind}, {count} vertices in R^{self.dim}, {self.kinks} kinks, {self.status})"
 
@@ -276,6 +201,8 @@ def all_subdifferentials(
 
 def _of_local(local: Local, kind: Kind, rational: bool, most_cells: int) -> Subdifferential:
     d = len(local.x)
+    if any(key < 0 for key in local.entry.form):
+        return _with_norms(local, kind)
 
     def result(pieces: Sequence[Sequence[Point]], status: str, reason: str) -> Subdifferential:
         polytopes = tuple(Polytope.hull(piece, d) for piece in pieces if piece)
@@ -289,6 +216,12 @@ def _of_local(local: Local, kind: Kind, rational: bool, most_cells: int) -> Subd
         fan = fan_of(local.circuit, local.entry, most_cells=most_cells)
         if status != "exact" and _outer_is_inner(local, fan):
             status, reason = "exact", ""
+        if status != "exact" and local.flat and local.kinks <= _THIN and local.circuit.second_order:
+            occurring, undecided = patterns(local.circuit)
+            inner = Polytope.hull([_pattern_gradient(local, signs) for signs in occurring], d)
+            if all(inner.contains(_pattern_gradient(local, signs)) for signs in undecided):
+                status, reason = "exact", ""
+            return result([inner.corners], status, reason)
         if local.regular and status == "exact" and not independent(local.circuit):
             return result([_zonotope(local).corners()], status, reason)
         return result([fan.gradients], status, reason)
@@ -323,6 +256,42 @@ def _zonotope(local: Local) -> Zonotope:
     rows = [split(form, d, m)[0] for form in local.circuit.forms]
     generators_ = [[abs(c) * entry for entry in row] for c, row in zip(weights, rows, strict=True) if c]
     return Zonotope.of(centre, generators_)
+
+
+def _pattern_gradient(local: Local, signs: Sequence[int]) -> Point:
+    """The limit of gradients over points where kink k has sign signs[k]; kinks not inside one another."""
+    m, d = local.kinks, local.circuit.dim
+    g, weights = split(local.entry.form, d, m)
+    for c, sign, form in zip(weights, signs, local.circuit.forms, strict=True):
+        g = [p + c * sign * q for p, q in zip(g, split(form, d, m)[0], strict=True)]
+    return tuple(g)
+
+
+def _with_norms(local: Local, kind: Kind) -> Subdifferential:
+    """F = smooth + sum b_i norm(A_i h) + sum c_k abs(z_k) near x.
+
+    With b, c >= 0 it is Clarke regular, and three sets are one; a single -norm has the ball as its Clarke set too.
+    """
+    d, form = local.circuit.dim, local.entry.form
+    factors = {-1 - key: value for key, value in form.items() if key < 0}
+    weights = local.weights
+    regular = local.flat and all(b > 0 for b in factors.values()) and all(c >= 0 for c in weights)
+    alone = len(factors) == 1 and not any(weights)
+    if not (regular or (alone and kind == "clarke")):
+        raise GermError(
+            f"2-norms at 0 together with kinks of other signs: the {kind} set is neither a polytope nor a sum of "
+            "balls. Ask for goldstein(...), which samples."
+        )
+    balls = tuple(
+        abs(float(b)) * np.array([[float(row.get(j, 0)) for j in range(d)] for row in local.circuit.norms[i]])
+        for i, b in factors.items()
+    )
+    flat = _zonotope(local)
+    found = BallSum(flat.centre, balls, flat.generators)
+    convex = kind != "convex" or local.entry.shape in ("affine", "convex")
+    why = "" if convex else "F is not known to be convex: a global lower tangent is a local one, not conversely"
+    status = "exact" if convex else "outer_bound"
+    return Subdifferential(kind, (), status, why, local.kinks + len(balls), d, False, found)
 
 
 def _outer_is_inner(local: Local, fan: Fan) -> bool:

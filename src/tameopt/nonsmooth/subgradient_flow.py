@@ -21,9 +21,9 @@ import torch
 
 from tameopt.nonsmooth.fan import Fan, faces, fan_of, refined, split
 from tameopt.nonsmooth.germ import Circuit
+from tameopt.nonsmooth.local_form import Local, local_form
 from tameopt.nonsmooth.min_norm import min_norm
 from tameopt.nonsmooth.polytope import Point
-from tameopt.nonsmooth.subdifferential import Local, local_form
 
 _MOST_EVENTS = 1_000  # events before the flow is called Zeno: our choice
 

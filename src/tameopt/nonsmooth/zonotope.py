@@ -73,12 +73,12 @@ class Zonotope:
 
     def support(self, direction: Any) -> float:
         """max <v, direction>: <c, direction> + sum_k abs(<g_k, direction>)."""
-        along = _vector(direction)
+        along = vector(direction)
         return float(self.centre @ along + np.abs(self.generators @ along).sum())
 
     def distance(self, g: Any) -> float:
         """The distance from g: (d,) to the set, by least squares with bounds."""
-        return Zonotope(self.centre - _vector(g), self.generators).min_norm().distance
+        return Zonotope(self.centre - vector(g), self.generators).min_norm().distance
 
     def min_norm(self) -> MinNorm:
         """The least-norm element with its certificate: the gap is norm(x)^2 - min over the set of <v, x>.
@@ -106,7 +106,8 @@ class Zonotope:
         return MinNorm(x, weights, distance, lower, squared - least, int(solution.nit))
 
 
-def _vector(point: Any) -> np.ndarray:
+def vector(point: Any) -> np.ndarray:
+    """A direction or point as float64."""
     if isinstance(point, torch.Tensor):
         point = point.detach().cpu().double().numpy()
     return np.array([float(entry) for entry in point])
