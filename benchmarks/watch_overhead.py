@@ -2,7 +2,7 @@
 
 Prints, for digits-mlp, a small CNN and a small transformer on the CPU: median seconds of each arm, the ratio of
 the pairs (median and quartiles), the watch's own account of its cost, and whether the trained parameters are
-bit-identical.
+bit-identical. Then the peak memory of a process that trains with and without it.
 
     python benchmarks/watch_overhead.py [--steps 3000] [--pairs 7] [--threads 2]
 """
@@ -12,7 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -84,16 +87,37 @@ def train(build: Callable[[], nn.Module], steps: int, watched: bool) -> tuple[fl
     return seconds, torch.cat([p.detach().reshape(-1) for p in model.parameters()]), used, probes
 
 
+LOOPS = (("digits-mlp", mlp, 1.0), ("CNN", cnn, 0.2), ("transformer", SmallTransformer, 0.2))
+
+
+def peak_memory(name: str, steps: int, watched: bool) -> float:
+    """MB resident at most, of a process of its own; imports, the same in both arms, are counted."""
+    command = [sys.executable, __file__, "--alone", name, "--steps", str(steps), *(["--watched"] if watched else [])]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def alone(name: str, steps: int, watched: bool) -> None:
+    """One training; prints the peak of this process in MB."""
+    (build,) = (build for known, build, _ in LOOPS if known == name)
+    train(build, steps, watched)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--alone", default="", help="train this loop alone and print the peak memory")
+    parser.add_argument("--watched", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.alone:
+        alone(options.alone, options.steps, options.watched)
+        return
     print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, {options.steps} steps")
     rows = []
-    for name, build, factor in (("digits-mlp", mlp, 1.0), ("CNN", cnn, 0.2), ("transformer", SmallTransformer, 0.2)):
+    for name, build, factor in LOOPS:
         steps = max(int(options.steps * factor), 50)
         train(build, steps // 4, False)
         ratios, plain_seconds, used, probes, identical = [], [], 0.0, 0, True
@@ -115,6 +139,7 @@ def main() -> None:
                 "own account": round(used, 4),
                 "probes": probes,
                 "bit-identical": identical,
+                "peak MB without, with": [round(peak_memory(name, steps, watched)) for watched in (False, True)],
             }
         )
         print(json.dumps(rows[-1]))

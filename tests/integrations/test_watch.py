@@ -313,3 +313,50 @@ def test_gradients_that_a_closure_computes_are_the_steps_own(tmp_path: Path) -> 
             optimizer.step(closure)
     steps, recorded = watching.run.series("gradient_norm")
     assert steps.size and recorded == pytest.approx([norms[step] for step in steps], rel=1e-5)
+
+
+class Tied(nn.Module):
+    """Attention, an embedding whose weights are the head's, a frozen layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.frozen = nn.Linear(8, 8).requires_grad_(False)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 11, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = self.frozen(self.embed(tokens))
+        x = x + nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+        return self.head(x + self.attention(x, x, x, key_padding_mask=mask, need_weights=False)[0])
+
+
+def token_loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    logits = model(batch["tokens"], batch["mask"])
+    return nn.functional.cross_entropy(logits.transpose(1, 2), batch["tokens"])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_dict_batches_tied_and_frozen_weights_attention_and_compile(tmp_path: Path, compiled: bool) -> None:
+    torch.manual_seed(0)
+    data = {"tokens": torch.randint(11, (24, 5)), "mask": torch.zeros(24, 5, dtype=torch.bool)}
+    model = Tied()
+    trained = torch.compile(model, backend="eager") if compiled else model
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    with tame.watch(trained, optimizer, data=data, forward=token_loss, out=tmp_path, budget=0.95) as watching:
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss = token_loss(trained, data)
+            loss.backward()
+            watching.step(loss, data)
+            optimizer.step()
+    run = watching.run
+    # the tied matrix counts once, the frozen layer not at all
+    assert run.meta["d"] == 11 * 8 + 4 * 8 * 8 + 4 * 8 and run.meta["batch_size"] == 24
+    assert run.meta["problem"] == "Tied"
+    full = dict(zip(*run.series("full_loss"), strict=True))
+    losses = dict(zip(*run.series("loss"), strict=True))
+    both = full.keys() & losses.keys()
+    assert both and all(full[step] == pytest.approx(losses[step], rel=1e-4) for step in both)
+    watching.problem.hessian_product(None, torch.ones(run.meta["d"], 1))  # type: ignore[union-attr]
