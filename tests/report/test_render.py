@@ -16,7 +16,7 @@ from tameopt.audit.diagnosis import KINDS, Diagnosis
 from tameopt.evidence import Verdict
 from tameopt.picture import Picture, Series
 from tameopt.report import Level, dumps, level, render, save_html, to_html, to_markdown, to_notebook
-from tameopt.report.citation import bibtex
+from tameopt.report.citation import TELLING, bibtex
 
 VOID = {"meta", "br", "link", "img", "input", "hr", "rect", "path", "image", "use"}
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\x1b[2J\u202e|`*_[x](javascript:1)"
@@ -209,3 +209,20 @@ def test_the_citation_names_each_source_once(diagnosis: Diagnosis) -> None:
     keys = re.findall(r"^@\w+\{([^,]+),", text, flags=re.MULTILINE)
     assert keys[0] == "tameopt"
     assert len(keys) == len(set(keys))
+
+
+def test_a_page_in_a_folder_that_is_not_there_is_refused(diagnosis: Diagnosis, tmp_path: Path) -> None:
+    with pytest.raises(NotADirectoryError, match="make it first"):
+        save_html(diagnosis, tmp_path / "missing" / "page.html")
+
+
+def test_the_terminal_is_short_unless_full(diagnosis: Diagnosis) -> None:
+    short, full = _terminal(diagnosis), _terminal(diagnosis, full=True)
+    assert short.count("\n") < 0.75 * full.count("\n")
+    telling = [one for one in diagnosis.judgements if one.outcome in TELLING]
+    for one in telling:
+        assert one.title[:40] in short
+    for one in diagnosis.judgements:
+        assert one.title[:40] in full
+    if len(telling) < len(diagnosis.judgements):
+        assert "--full says why" in short

@@ -36,9 +36,9 @@ def compare(runs: Runs, html: Html = None, as_json: Json = False) -> int | None:
             contestants.append(side_by_side.contestant(run, name, diagnosis))
     found = side_by_side.compare(contestants)
     if html is not None:
-        from tameopt.report.html import comparison_html
+        from tameopt.report.html import comparison_html, write_page
 
-        html.write_text(comparison_html(found), encoding="utf-8")
+        write_page(comparison_html(found), html)
     if as_json:
         emit_json(found)
     else:

@@ -84,13 +84,20 @@ def _document(heading: str, body: str, when: str = "") -> str:
 
 
 def save_html(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> Path:
-    """Write the page; aside first and renamed, so that a reader never sees half of it.
+    """Write the page of a diagnosis; raises as `write_page`."""
+    return write_page(to_html(diagnosis), path)
 
-    Raises OSError when the folder cannot be written.
+
+def write_page(page: str, path: str | os.PathLike[str]) -> Path:
+    """Write a page aside and rename it, so that a reader never sees half of it.
+
+    Raises NotADirectoryError when its folder is not there, OSError when that cannot be written.
     """
     target = Path(path)
+    if not target.parent.is_dir():
+        raise NotADirectoryError(f"the page goes into a folder that exists, {target.parent} does not: make it first.")
     half = target.with_name(target.name + ".half")
-    half.write_text(to_html(diagnosis), encoding="utf-8")
+    half.write_text(page, encoding="utf-8")
     half.replace(target)
     return target
 
