@@ -4,8 +4,8 @@
 
 Hard ones on file (degenerate Newton polygons, coefficients that need towers of number fields, powers), and COUNT
 random polynomials a kind: sparse with integer coefficients, dense, squares of dense ones, products of curves
-through the origin, and (polynomial)^2 + higher terms. Prints the slowest of each kind in seconds of CPU time, and every one that is
-undecided.
+through the origin, and (polynomial)^2 + higher terms. Prints the slowest of each kind in seconds of CPU time, and
+every one that is undecided.
 """
 
 from __future__ import annotations

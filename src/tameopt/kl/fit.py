@@ -279,8 +279,10 @@ def _converging(found: Fit, reason: str, lower: float | None) -> Fit:
     if not (last <= before and math.isfinite(floor) and end - floor <= 0.05 * (float(values[0]) - end)):
         return replace(found, reason=reason)
     low, high = found.F_star_interval
-    low, high = max(low, floor), min(high, float(values.min()))
-    if "changes along" in reason:
+    if "equally well" in reason:
+        low, high = max(low, floor), min(high, float(values.min()))
+    else:
+        # no law holds, so that its interval of F* means nothing
         low, high = floor, float(values.min())
     return replace(
         found,
