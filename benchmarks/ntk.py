@@ -2,11 +2,12 @@
 
     python benchmarks/ntk.py [n] [outputs] [ROW ...]
 
-Each row runs in a process of its own, on one thread; CPU seconds are the best of 3 (of 1 where one takes over 10) after a
-warm-up on 8 samples, memory is the peak of the process above what it held before the kernel. torch.func's recipes are those of its documentation ("Neural Tangent
-Kernels"): the contraction of Jacobians (as printed there, and with the Jacobian made once), and NTK-vector
-products; the network is an MLP 784-784-512-outputs (1.02 million parameters for one output), float32. All kernels
-are compared with the first one. `conv` is a small convolutional network. `ends` are the extreme eigenvalues, on top.
+Each row runs in a process of its own, on one thread; CPU seconds are the best of 3 (of 1 where one takes over 10)
+after a warm-up on 8 samples, memory is the peak of the process above what it held before the kernel. torch.func's
+recipes are those of its documentation ("Neural Tangent Kernels"): the contraction of Jacobians (as printed there, and
+with the Jacobian made once), and NTK-vector products. The network is an MLP 784-784-512-outputs (1.02 million
+parameters for one output), float32; `conv` is a small convolutional network. Kernels are compared with the first one.
+`ends` are the extreme eigenvalues, on top.
 """
 
 from __future__ import annotations
