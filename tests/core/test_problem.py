@@ -322,3 +322,11 @@ def test_running_statistics_are_the_present_ones_in_every_dtype() -> None:
     model(X)
     assert torch.equal(problem.load_buffers(recorded).value(), after)
     assert not torch.equal(problem.value(), after)
+
+
+def test_the_reduction_of_a_loss_of_rounding_is_taken_as_declared() -> None:
+    model = nn.Linear(2, 1, bias=False).double()
+    x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    target = (model(x) + 1e-15).detach()
+    problem = Problem(model, lambda out, y: (out - y).square().sum(), (x, target), reduction="sum")
+    assert problem.reduction == "sum"

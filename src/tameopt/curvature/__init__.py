@@ -41,6 +41,10 @@ _NAMES = {
     "trace": "estimators",
     "diagonal": "estimators",
     "log_determinant": "estimators",
+    "inertia": "linear_networks",
+    "Inertia": "linear_networks",
+    "over_processes": "distributed",
+    "mean_over_processes": "distributed",
     "stability_limit": "stability",
     "StabilityLimit": "stability",
 }

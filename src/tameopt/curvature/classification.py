@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tameopt.curvature.eigenvalues import Spectrum, spectrum
+from tameopt.curvature.linear_networks import Inertia, inertia
 from tameopt.curvature.rigorous import NoProof, PointProof, prove_point
 from tameopt.evidence import Verdict
 from tameopt.problem import Problem
@@ -28,6 +29,8 @@ GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 # Eigenvalues this small against the largest count as 0. Our choice: at a point that is critical to 1e-6, a zero
 # eigenvalue of the critical point shows up at about 1e-6 times the Hessian's own Lipschitz constant.
 ZERO_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+# Signs count all eigenvalues where those called 0 are this much smaller than any other. Our choice.
+_CLEAR_GAP = 1e3
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,9 @@ def classify(
     gradient_tolerance * max(1, norm(theta)) * max abs(eigenvalue), or norm(g) is within rounding of 0.
     zero_tolerance: eigenvalues up to this share of the largest count as 0. dense_below: up to this d all
     eigenvalues are computed, by d products; beyond it, k at each end by block Lanczos, and then index and nullity
-    are intervals. rigorous: try a proof in interval or exact arithmetic (`rigorous.prove_point`; small problems
-    only); where it fails, the reason says why and the measured kind stands. The other arguments are those of
-    `spectrum`.
+    are intervals, except for deep linear networks (`linear_networks.inertia`).
+    rigorous: try a proof in interval or exact arithmetic (`rigorous.prove_point`; small problems only);
+    where it fails, the reason says why and the measured kind stands. The other arguments are those of `spectrum`.
 
     The kind is MEASURED unless proved. Cost: one gradient and `result.spectrum.products` Hessian products.
 
@@ -111,18 +114,52 @@ def classify(
         gradient_tolerance = GRADIENT_TOLERANCE.get(problem.dtype, 1e-3)
     if zero_tolerance is None:
         zero_tolerance = ZERO_TOLERANCE.get(problem.dtype, 1e-3)
+    signs = inertia(problem, at) if problem.dim > dense_below else None
     found = spectrum(
         problem,
         at,
         k,
         dense_below=dense_below,
-        max_products=max_products,
+        # where the signs are known, the eigenvalues are for show: 200 products (our choice) bound their time
+        max_products=200 if signs is not None and max_products is None else max_products,
         start=start,
         generator=generator,
         notify=notify,
     )
     point = judge(found, float(value), float(gradient.double().norm()), at, gradient_tolerance, zero_tolerance)
+    if signs is not None:
+        point = _with_signs(point, signs, zero_tolerance)
     return _with_proof(point, prove_point(problem, at)) if rigorous else point
+
+
+def _with_signs(point: Classification, signs: Inertia, zero_tolerance: float) -> Classification:
+    """The classification with the signs of all eigenvalues, where those that are 0 stand clear of the others."""
+    negative, null, gap = signs.counts(zero_tolerance)
+    if gap < _CLEAR_GAP:
+        return point
+    dim = point.spectrum.dim
+    surely_negative = int((signs.eigenvalues < -signs.remainder).sum())
+    surely_positive = int((signs.eigenvalues > signs.remainder).sum())
+    if negative == dim:
+        hessian_kind = "maximum"
+    elif negative:
+        hessian_kind = "strict saddle"
+    else:
+        hessian_kind = "degenerate" if null else "minimum"
+    kind = point.kind if point.kind == "not critical" else hessian_kind
+    return dataclasses.replace(
+        point,
+        kind=kind,
+        hessian_kind=hessian_kind,
+        index=negative,
+        nullity=null,
+        index_interval=(surely_negative, dim - surely_positive),
+        nullity_interval=(0, null),
+        verdict=Verdict.MEASURED,
+        reason=f"{point.reason} In the bases of this linear network the Hessian falls into small blocks, up to "
+        f"{signs.remainder:.1g}: {negative:,} of {dim:,} eigenvalues are negative, {null:,} are 0 to rounding; the "
+        f"others are {gap:.1g} times as large.",
+    )
 
 
 def _with_proof(point: Classification, proof: PointProof | NoProof) -> Classification:

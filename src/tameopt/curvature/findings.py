@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from tameopt.analysis import Analysis, Context
+from tameopt.curvature.cost import product_seconds
 from tameopt.curvature.path_findings import PATH_CLAIMS, analyse_path
 from tameopt.curvature.point_findings import POINT_CLAIMS, analyse_point
 from tameopt.evidence import Cost
@@ -11,20 +14,21 @@ from tameopt.evidence import Cost
 _LARGE = 50_000_000
 
 
-def _seconds_per_product(context: Context) -> float:
-    """A guess without running anything: 6 passes of 2 flops a parameter and sample, at 3 Gflop/s of one core."""
-    return 12 * context.problem.dim * max(context.problem.n, 1) / 3e9 + 1e-4
+def _seconds(context: Context, products: float) -> float:
+    """From a timed gradient; what follows a product (orthogonalisation, pictures) is small beside it."""
+    one = product_seconds(context.problem, context.theta)
+    return products * one if math.isfinite(one) else 0.0
 
 
 def _path_cost(context: Context) -> Cost:
     points = 6 if context.run is not None else 1
     products = min(context.problem.dim, 40) * points if context.problem.dim > 50 else context.problem.dim * points
-    return Cost(points, products, products * _seconds_per_product(context))
+    return Cost(points, products, _seconds(context, products))
 
 
 def _point_cost(context: Context) -> Cost:
     products = min(context.problem.dim, 200)
-    return Cost(1, products, products * _seconds_per_product(context))
+    return Cost(1, products, _seconds(context, products))
 
 
 def _skip(context: Context) -> str:

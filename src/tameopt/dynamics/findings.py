@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tameopt.analysis import Analysis, Answer, Context
+from tameopt.curvature.cost import product_seconds
 from tameopt.curvature.sharpness import Sharpness, lipschitz
 from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
 
@@ -124,8 +125,8 @@ def judge(sharpness: Sharpness, alpha: float, context: Context) -> Finding:
 
 def _cost(context: Context) -> Cost:
     products = 3 * min(context.problem.dim, 40)
-    seconds = products * (12 * context.problem.dim * max(context.problem.n, 1) / 3e9 + 1e-4)
-    return Cost(3, products, seconds)
+    one = product_seconds(context.problem, context.theta)
+    return Cost(3, products, products * one if math.isfinite(one) else 0.0)
 
 
 def _skip(context: Context) -> str:
