@@ -9,6 +9,12 @@ from typing import Any
 from tameopt.analysis import Answer, Context
 from tameopt.curvature.classification import Classification, classify
 from tameopt.curvature.planes import loss_plane
+from tameopt.curvature.proved_findings import (
+    proved_hyperbolic,
+    proved_index,
+    proved_second_order,
+    proved_strict_saddle,
+)
 from tameopt.evidence import Cost, Finding, Scope, measured, proved, refuted, unknown
 from tameopt.picture import Picture, Series
 
@@ -50,10 +56,10 @@ def analyse_point(context: Context) -> Answer:
     findings = (
         _critical(point),
         *_ends(point, shared),
-        _proved_strict_saddle(point) or _strict_saddle(point, shared),
-        _proved_second_order(point) or _second_order(point, shared),
-        _proved_hyperbolic(point) or _hyperbolic(point, shared),
-        _proved_index(point) or _index(point, shared),
+        proved_strict_saddle(point) or _strict_saddle(point, shared),
+        proved_second_order(point) or _second_order(point, shared),
+        proved_hyperbolic(point) or _hyperbolic(point, shared),
+        proved_index(point) or _index(point, shared),
     )
     facts = {
         "kind": point.kind,
@@ -162,87 +168,6 @@ def _ends(point: Classification, shared: dict[str, Any]) -> tuple[Finding, Findi
 def _negative_witness(point: Classification) -> dict[str, float]:
     found = point.spectrum
     return {"lambda_min": found.lambda_min, "error": float(found.errors[0]), "gradient_norm": point.gradient_norm}
-
-
-_HOW_PROVED = "interval Newton or exact arithmetic at the critical point next to the last iterate"
-
-
-def _proved_strict_saddle(point: Classification) -> Finding | None:
-    proof = point.proof
-    if proof is None or proof.index is None:
-        return None
-    if proof.index > 0:
-        return proved(
-            "point.strict_saddle",
-            proof.statement,
-            proof.certificate,
-            method=_HOW_PROVED,
-            estimate=point.spectrum.lambda_min,
-            scope=Scope.POINT,
-        )
-    return refuted(
-        "point.strict_saddle",
-        proof.statement,
-        {"index": 0, "nullity": proof.nullity, "distance": proof.distance},
-        method=_HOW_PROVED,
-        certificate=proof.certificate,
-        scope=Scope.POINT,
-    )
-
-
-def _proved_second_order(point: Classification) -> Finding | None:
-    proof = point.proof
-    if proof is None or proof.index is None:
-        return None
-    if proof.index == 0:
-        return proved(
-            "point.second_order",
-            proof.statement,
-            proof.certificate,
-            method=_HOW_PROVED,
-            estimate=point.spectrum.lambda_min,
-            scope=Scope.POINT,
-        )
-    return refuted(
-        "point.second_order",
-        proof.statement,
-        {"index": proof.index, "distance": proof.distance},
-        method=_HOW_PROVED,
-        certificate=proof.certificate,
-        scope=Scope.POINT,
-    )
-
-
-def _proved_hyperbolic(point: Classification) -> Finding | None:
-    proof = point.proof
-    if proof is None or proof.nullity is None:
-        return None
-    if proof.nullity == 0:
-        statement = f"No Hessian eigenvalue is 0 there. {proof.statement}"
-        return proved("point.hyperbolic", statement, proof.certificate, method=_HOW_PROVED, scope=Scope.POINT)
-    return refuted(
-        "point.hyperbolic",
-        f"{proof.nullity} Hessian eigenvalues are exactly 0. {proof.statement}",
-        {"nullity": proof.nullity, "distance": proof.distance},
-        method=_HOW_PROVED,
-        certificate=proof.certificate,
-        scope=Scope.POINT,
-    )
-
-
-def _proved_index(point: Classification) -> Finding | None:
-    proof = point.proof
-    if proof is None or proof.index is None:
-        return None
-    return proved(
-        "point.index",
-        proof.statement,
-        proof.certificate,
-        method=_HOW_PROVED,
-        estimate=float(proof.index),
-        interval=(float(proof.index), float(proof.index)),
-        scope=Scope.POINT,
-    )
 
 
 def _strict_saddle(point: Classification, shared: dict[str, Any]) -> Finding:

@@ -33,7 +33,7 @@ def _predict(known: Known) -> tuple[Prediction, ...]:
 ENTRY = Theorem(
     name="gradient-map-diffeomorphism",
     title="The gradient mapping is a diffeomorphism below 1/L",
-    source="M. Shub (1987); J. D. Lee, M. Simchowitz, M. I. Jordan, B. Recht (2016), proof of theorem 4.1",
+    source="M. Shub (1987); J. D. Lee, M. Simchowitz, M. I. Jordan, B. Recht (2016) (theorem number not checked)",
     bibtex="""@book{Shub1987,
   author = {Shub, Michael}, title = {Global Stability of Dynamical Systems}, publisher = {Springer}, year = {1987},
 }""",

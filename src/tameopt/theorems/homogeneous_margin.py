@@ -8,7 +8,7 @@ from tameopt.theorems._theorem import Hypothesis, Theorem
 ENTRY = Theorem(
     name="homogeneous-margin",
     title="A homogeneous network with total loss below log 2 reaches zero loss",
-    source="K. Lyu, J. Li (2020), theorem 4.1; Z. Ji, M. Telgarsky (2020), theorem 3.1, by the KL inequality",
+    source="K. Lyu, J. Li (2020); Z. Ji, M. Telgarsky (2020), by the KL inequality (theorem numbers not checked)",
     bibtex="""@inproceedings{LyuLi2020,
   author = {Lyu, Kaifeng and Li, Jian},
   title = {Gradient Descent Maximizes the Margin of Homogeneous Neural Networks},

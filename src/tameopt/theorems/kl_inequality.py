@@ -9,7 +9,7 @@ ENTRY = Theorem(
     name="kl-inequality",
     title="Tame functions satisfy the Kurdyka-Lojasiewicz inequality",
     source=(
-        "S. Lojasiewicz (1963); K. Kurdyka (1998), theorem 1; J. Bolte, A. Daniilidis, A. Lewis, M. Shiota "
+        "S. Lojasiewicz (1963); K. Kurdyka (1998); J. Bolte, A. Daniilidis, A. Lewis, M. Shiota "
         "(2007) for "
         "nonsmooth F"
     ),

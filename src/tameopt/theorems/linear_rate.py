@@ -46,7 +46,7 @@ def _predict(known: Known) -> tuple[Prediction, ...]:
 ENTRY = Theorem(
     name="linear-rate",
     title="KL with exponent 1/2 gives a linear rate",
-    source="B. T. Polyak (1963); H. Karimi, J. Nutini, M. Schmidt (2016), theorem 1",
+    source="B. T. Polyak (1963); H. Karimi, J. Nutini, M. Schmidt (2016) (theorem number not checked)",
     bibtex="""@inproceedings{KarimiNutiniSchmidt2016,
   author = {Karimi, Hamed and Nutini, Julie and Schmidt, Mark},
   title = {Linear Convergence of Gradient and Proximal-Gradient Methods Under the {Polyak-{\\L}ojasiewicz} Condition},

@@ -43,7 +43,7 @@ def _qualify(known: Known) -> str:
 ENTRY = Theorem(
     name="saddle-avoidance",
     title="Gradient descent only converges to minimisers",
-    source="J. D. Lee, M. Simchowitz, M. I. Jordan, B. Recht (2016), theorem 4.1",
+    source="J. D. Lee, M. Simchowitz, M. I. Jordan, B. Recht (2016) (theorem number not checked)",
     bibtex="""@inproceedings{LeeSimchowitzJordanRecht2016,
   author = {Lee, Jason D. and Simchowitz, Max and Jordan, Michael I. and Recht, Benjamin},
   title = {Gradient Descent Only Converges to Minimizers}, booktitle = {Conference on Learning Theory},

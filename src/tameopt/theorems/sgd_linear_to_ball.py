@@ -44,7 +44,7 @@ def _predict(known: Known) -> tuple[Prediction, ...]:
 ENTRY = Theorem(
     name="sgd-linear-to-ball",
     title="SGD with a constant step under PL is linear to a ball",
-    source="H. Karimi, J. Nutini, M. Schmidt (2016), theorem 4",
+    source="H. Karimi, J. Nutini, M. Schmidt (2016) (theorem number not checked)",
     bibtex="""@inproceedings{KarimiNutiniSchmidt2016,
   author = {Karimi, Hamed and Nutini, Julie and Schmidt, Mark},
   title = {Linear Convergence of Gradient and Proximal-Gradient Methods Under the {Polyak-{\\L}ojasiewicz} Condition},
