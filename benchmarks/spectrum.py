@@ -6,7 +6,9 @@ at its loosest setting that reaches the residual, which is computed the same way
 only; it is run once with its defaults and its residual printed. Peers that are not installed are named and skipped.
 
     pip install curvlinops-for-pytorch hessian-eigenthings pyhessian
-    python benchmarks/spectrum.py [--models cnn transformer resnet18] [--repeats 5] [--threads 2]
+    python benchmarks/spectrum.py --products [--device cuda]       what a Hessian product costs, in gradients
+    python benchmarks/spectrum.py --products --models large --device cuda    and the spectrum of 100M parameters
+    python benchmarks/spectrum.py [--models cnn transformer resnet18] [--repeats 3] [--threads 2]
 """
 
 from __future__ import annotations
@@ -45,6 +47,20 @@ class SmallTransformer(nn.Module):
         return self.head(self.encoder(self.embed(x.view(-1, 8, 8))).mean(1))
 
 
+class LargeTransformer(nn.Module):
+    """100 million parameters: 14 layers of width 768 on sequences of 128 tokens, a vocabulary of 1,000."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(1000, 768)
+        layer = nn.TransformerEncoderLayer(768, 12, 3072, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 14, enable_nested_tensor=False)
+        self.head = nn.Linear(768, 1000)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(self.embed(tokens)).mean(1))
+
+
 class Block(nn.Module):
     """Two convolutions and a shortcut, batch normalisation by running statistics."""
 
@@ -81,7 +97,9 @@ def workload(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """A model after a little training, so that its spectrum looks like a network's, and its data."""
     torch.manual_seed(0)
     if name == "resnet18":
-        return resnet18().eval(), torch.randn(16, 3, 32, 32), torch.randint(10, (16,))
+        return resnet18().eval(), torch.randn(4, 3, 32, 32), torch.randint(10, (4,))
+    if name == "large":
+        return LargeTransformer().eval(), torch.randint(1000, (16, 128)), torch.randint(1000, (16,))
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -175,47 +193,55 @@ def pyhessian_once(model: nn.Module, x: Any, y: Any) -> dict[str, Any]:
 Arm = Callable[[tame.Problem, nn.Module, Any, Any, Any], Outcome]
 ARMS: dict[str, tuple[str, Arm, list[Any]]] = {
     "tameopt": ("tameopt", tameopt_arm, [1e-4, 3e-5]),
-    "curvlinops + eigsh": ("curvlinops", eigsh_arm, [1e-2, 1e-3, 1e-4]),
-    "hessian-eigenthings": ("hessian_eigenthings", eigenthings_arm, [40, 60, 80, 120, 160, 240]),
+    "curvlinops + eigsh": ("curvlinops", eigsh_arm, [3e-2, 1e-2, 1e-3, 1e-4]),
+    "hessian-eigenthings": ("hessian_eigenthings", eigenthings_arm, [60, 80, 120, 160, 240]),
 }
 
 
-def loosest(problem: tame.Problem, arm: Arm, settings: list[Any], model: nn.Module, x: Any, y: Any) -> Any:
-    """The first setting that reaches the residual, None when none does."""
+def timed(arm: Arm, model: nn.Module, x: Any, y: Any, setting: Any) -> Outcome:
+    """One run on a fresh problem, so that the choice of a product's mode is paid for each time."""
+    problem = tame.Problem(model, nn.functional.cross_entropy, (x, y))
+    begun = time.process_time()
+    outcome = arm(problem, model, x, y, setting)
+    outcome.cpu = time.process_time() - begun
+    return outcome
+
+
+def loosest(
+    problem: tame.Problem, arm: Arm, settings: list[Any], model: nn.Module, x: Any, y: Any
+) -> tuple[Any, Outcome] | None:
+    """The first setting that reaches the residual and its outcome, None when none does."""
     for setting in settings:
-        outcome = arm(problem, model, x, y, setting)
-        reached = residual_of(problem, outcome)
-        if reached <= RESIDUAL:
-            return setting
+        outcome = timed(arm, model, x, y, setting)
+        if residual_of(problem, outcome) <= RESIDUAL:
+            return setting, outcome
     return None
 
 
 def compare(name: str, repeats: int) -> list[dict[str, Any]]:
     model, x, y = workload(name)
     problem = tame.Problem(model, nn.functional.cross_entropy, (x, y))
+    problem.gradient()
     begun = time.perf_counter()
     problem.gradient()
-    print(
-        f"\n{name}: d={problem.dim:,}, n={problem.n}, first gradient {time.perf_counter() - begun:.3f} s", flush=True
-    )
+    print(f"\n{name}: d={problem.dim:,}, n={problem.n}, a gradient {time.perf_counter() - begun:.3f} s", flush=True)
     rows = []
     chosen: dict[str, Any] = {}
+    outcomes: dict[str, list[Outcome]] = {}
     for label, (module, arm, settings) in ARMS.items():
         if not available(module):
             print(f"  {label}: not installed")
             continue
-        setting = loosest(problem, arm, settings, model, x, y)
-        if setting is None:
-            print(f"  {label}: no setting of {settings} reaches the residual")
+        found = loosest(problem, arm, settings, model, x, y)
+        if found is None:
+            print(f"  {label}: no setting of {settings} reaches the residual", flush=True)
             continue
-        chosen[label] = (arm, setting)
-    outcomes: dict[str, list[Outcome]] = {label: [] for label in chosen}
-    for _ in range(repeats):
+        chosen[label] = (arm, found[0])
+        outcomes[label] = [found[1]]
+        print(f"  {label}: {found[1].setting} reaches it in {found[1].seconds:.2f} s", flush=True)
+    for _ in range(repeats - 1):
         for label, (arm, setting) in chosen.items():
-            begun_cpu = time.process_time()
-            outcome = arm(problem, model, x, y, setting)
-            outcome.cpu = time.process_time() - begun_cpu
-            outcomes[label].append(outcome)
+            outcomes[label].append(timed(arm, model, x, y, setting))
     reference = statistics.median(one.seconds for one in outcomes["tameopt"])
     for label, runs in outcomes.items():
         seconds = sorted(one.seconds for one in runs)
@@ -249,13 +275,60 @@ def compare(name: str, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+def products(name: str, repeats: int, device: str) -> dict[str, Any]:
+    """Seconds of a gradient and of a Hessian product (graph kept, one column and eight), medians."""
+    model, x, y = workload(name)
+    problem = tame.Problem(model.to(device), nn.functional.cross_entropy, (x, y), device=device)
+    operator, theta = problem.hessian(), problem.theta
+
+    def median(run: Callable[[], torch.Tensor]) -> float:
+        run()
+        seconds = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            float(run().sum())  # waits for the device
+            seconds.append(time.perf_counter() - begun)
+        return statistics.median(seconds)
+
+    gradient = median(lambda: problem.gradient(theta))
+    fresh = median(lambda: problem.hessian_product(theta, theta[:, None]))
+    narrow = median(lambda: operator @ theta)
+    wide = median(lambda: operator @ theta[:, None].expand(-1, 8).contiguous()) / 8
+    mode = problem.hessian_mode()
+    row = {
+        "model": name,
+        "d": problem.dim,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "gradient_s": gradient,
+        "product_fresh": fresh / gradient,
+        "product": narrow / gradient,
+        "product_of_8": wide / gradient,
+        "mode": mode.narrow,
+        "mode_wide": mode.wide,
+    }
+    print(
+        f"{name}: d={problem.dim:,}, gradient {gradient:.4f} s; a product in gradients: "
+        f"{row['product_fresh']:.2f} alone, {row['product']:.2f} repeated ({mode.narrow}), "
+        f"{row['product_of_8']:.2f} in blocks of 8 ({mode.wide})",
+        flush=True,
+    )
+    if name == "large":
+        begun = time.perf_counter()
+        found = tame.curvature.spectrum(operator, k=K, tolerance=RESIDUAL)
+        row["spectrum_s"], row["spectrum"] = time.perf_counter() - begun, repr(found)
+        print(f"  spectrum in {row['spectrum_s']:.1f} s: {found!r}", flush=True)
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--models", nargs="+", default=["cnn", "transformer"], choices=["cnn", "transformer", "resnet18"]
+        "--models", nargs="+", default=["cnn", "transformer"], choices=["cnn", "transformer", "resnet18", "large"]
     )
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--products", action="store_true")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--json", default="")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -265,7 +338,10 @@ def main() -> None:
         if any(package == found.metadata["Name"] for found in importlib.metadata.distributions())
     }
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, float32, {versions}")
-    rows = [row for name in options.models for row in compare(name, options.repeats)]
+    if options.products:
+        rows = [products(name, options.repeats, options.device) for name in options.models]
+    else:
+        rows = [row for name in options.models for row in compare(name, options.repeats)]
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"versions": versions, "rows": rows}, file, indent=1)
