@@ -23,26 +23,30 @@ def markdown(table: Table) -> str:
     """One line an optimizer and case: milliseconds of each implementation, shares of the roofline, ratios."""
     lines = [
         "| case | optimizer | tameopt ms (quartiles) | share of copy | first step s | extra MB | torch's best ms | "
-        "torch / tameopt | foreach / tameopt |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "torch / tameopt | foreach / tameopt | others / tameopt (first step s) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     pairs = dict.fromkeys((row.case, row.optimizer) for row in table.rows)
     for case, name in pairs:
         rows = {r.implementation: r for r in table.rows if (r.case, r.optimizer) == (case, name)}
         ours = rows["tameopt"]
         if ours.failure:
-            lines.append(f"| {case} | {name} | failed: {ours.failure} | | | | | | |")
+            lines.append(f"| {case} | {name} | failed: {ours.failure} | | | | | | | |")
             continue
         others = [r for label, r in rows.items() if label != "tameopt" and not r.failure]
-        best = min(others, key=lambda r: r.median, default=None)
+        torchs = [r for r in others if r.implementation in ("torch fused", "torch foreach")]
+        best = min(torchs, key=lambda r: r.median, default=None)
         foreach = rows.get("torch foreach")
         shown = f"{best.median * 1e3:.2f} ({best.implementation})" if best else "-"
         ratio = f"{best.median / ours.median:.2f}" if best else "-"
+        rest = ", ".join(
+            f"{r.implementation} {r.median / ours.median:.2f} ({r.first:.1f})" for r in others if r not in torchs
+        )
         unfused = f"{foreach.median / ours.median:.2f}" if foreach and not foreach.failure else "-"
         lines.append(
             f"| {case} | {name} | {ours.median * 1e3:.2f} ({ours.low * 1e3:.2f}-{ours.high * 1e3:.2f}) | "
             f"{ours.roofline:.2f} | {ours.first:.2f} | {ours.extra_memory / 1e6:.0f} | "
-            f"{shown} | {ratio} | {unfused} |"
+            f"{shown} | {ratio} | {unfused} | {rest or '-'} |"
         )
     lines += [f"\nfailed: {r.case} {r.optimizer} {r.implementation}: {r.failure}" for r in table.rows if r.failure]
     lines.append("\ncopy: " + ", ".join(f"{case} {b / 1e9:.1f} GB/s" for case, b in table.bandwidth.items()))

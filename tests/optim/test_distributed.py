@@ -11,6 +11,7 @@ from tameopt import optim
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # every process imports torch anew
     pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed"),
     # torch's own, raised inside its checkpoint and sharding code
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning"),
@@ -48,17 +49,17 @@ def alone(name, steps):
     return [p.detach() for p in net.parameters()]
 
 
-def launch(worker, *arguments):
+def launch(worker, *arguments, ranks=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_start, (worker, port, arguments), nprocs=2)
+    torch.multiprocessing.spawn(_start, (worker, port, ranks, arguments), nprocs=ranks)
 
 
-def _start(rank, worker, port, arguments):
+def _start(rank, worker, port, ranks, arguments):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=ranks)
     try:
         worker(rank, *arguments)
     finally:
@@ -77,7 +78,7 @@ def sharded(name, engine="auto"):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     net = model()
     for layer in (net[0], net[2]):
         fully_shard(layer, mesh=mesh)
@@ -110,6 +111,24 @@ def _save(rank, name, folder, steps):
     save({"model": weights, "optimizer": state}, checkpoint_id=folder)
 
 
+def _go_on(rank, name, folder, steps):
+    """Every rank sees the whole batch, so that three of them need not divide eight rows."""
+    net, optimizer = sharded(name)
+    restore(net, optimizer, folder)
+    train(net, optimizer, steps, begin=steps)
+    assert_full(net, alone(name, 2 * steps))
+
+
+def restore(net, optimizer, folder, **arguments):
+    from torch.distributed.checkpoint import load
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    weights, state = get_state_dict(net, optimizer)
+    kept = {"model": weights, "optimizer": state}
+    load(kept, checkpoint_id=folder, **arguments)
+    set_state_dict(net, optimizer, model_state_dict=kept["model"], optim_state_dict=kept["optimizer"])
+
+
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "NAdam"])
 def test_ddp_equals_one_process(name):
     launch(_ddp, name, 4)
@@ -122,16 +141,16 @@ def test_fsdp2_shards_states_and_equals_one_process(name):
 
 @pytest.mark.parametrize("name", ["AdamW", "NAdam"])
 def test_checkpoint_of_two_processes_goes_on_in_one(name, tmp_path):
-    from torch.distributed.checkpoint import load
-    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-
     launch(_save, name, str(tmp_path), 3)
     net = model()
     optimizer = make(net.parameters(), name)
-    weights, state = get_state_dict(net, optimizer)
-    kept = {"model": weights, "optimizer": state}
-    load(kept, checkpoint_id=str(tmp_path), no_dist=True)
-    set_state_dict(net, optimizer, model_state_dict=kept["model"], optim_state_dict=kept["optimizer"])
+    restore(net, optimizer, str(tmp_path), no_dist=True)
     train(net, optimizer, 3, begin=3)
     for p, q in zip(net.parameters(), alone(name, 6), strict=True):
         assert torch.allclose(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "RMSprop"])
+def test_checkpoint_of_two_processes_goes_on_in_three(name, tmp_path):
+    launch(_save, name, str(tmp_path), 3)
+    launch(_go_on, name, str(tmp_path), 3, ranks=3)

@@ -1,5 +1,8 @@
 """Tracing: the graph of a rule computes what the rule computes, and a rule that cannot be traced says why."""
 
+import dataclasses
+import math
+import operator
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +11,8 @@ import torch
 from tameopt import optim
 from tameopt.optim import functions, keras
 from tameopt.optim.expr import Graph, Symbol, linearise, trace
+from tameopt.optim.fold import fold, option
+from tameopt.optim.plan import Numbered
 from tameopt.optim.rule import Rule, State
 
 OPERATIONS = {
@@ -102,3 +107,54 @@ def test_uniform_values_and_reads():
     assert graph.reads() == ("theta", "g")
     assert [graph.uniform(i) for i in range(len(graph.instructions))].count(True) == 4  # c, 0.5, c > 0.5, 2
     assert graph.coefficients == ("c",)
+
+
+FOLDED = [
+    pytest.param(entry, arguments, id=f"{label}{entry.name}-{variant}")
+    for label, library in (("", optim), ("keras.", keras))
+    for entry in map(library.entry, library.names())
+    if entry.gradients == "dense"
+    for variant, arguments in {"defaults": {}, **entry.variants}.items()
+]
+
+
+@pytest.mark.parametrize(("entry", "arguments"), FOLDED)
+def test_a_fold_computes_the_coefficients(entry, arguments):
+    """Run in double, the graph of `coefficients` gives what `coefficients` gives, at the first steps and later."""
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = entry.optimizer([p], **arguments)
+    rule, options = optimizer._rule(), Numbered(optimizer.param_groups[0])
+    for k in (1.0, 2.0, 3.0, 100.0):
+        scalars = {scalar.name: scalar.initial(options) for scalar in rule.scalars}
+        scalars |= {"step": k, "first": float(k == 1), "g_scale": 0.5, "g_bound": 2.0, "place": 3.0}
+        wanted, kept = rule.coefficients(options, SimpleNamespace(**scalars, stored=lambda x: x))
+        graph = fold(rule, optimizer.param_groups[0], tuple(wanted))
+        values = []
+        for i in graph.instructions:
+            x = [values[place] for place in i.inputs]
+            if i.operation == "option":
+                values.append(option(options, i.name))
+            elif i.operation == "scalar":
+                values.append(scalars[i.name])
+            else:
+                values.append(i.value if i.operation == "constant" else FOLD_OPERATIONS[i.operation](*x))
+        for name, place in graph.coefficients:
+            assert values[place] == pytest.approx(wanted[name], rel=1e-14, abs=0, nan_ok=True)
+        assert {name: values[place] for name, place in graph.kept if name != "step"} == pytest.approx(kept, rel=1e-14)
+
+
+FOLD_OPERATIONS = {
+    "add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv,
+    "power": operator.pow, "modulo": operator.mod, "negative": operator.neg, "less": operator.lt,
+    "greater": operator.gt, "sqrt": math.sqrt, "maximum": max, "minimum": min, "stored": lambda x: x,
+    "where": lambda condition, x, y: x if condition else y,
+}  # fmt: skip
+
+
+def test_a_fold_that_branches_on_a_number_is_refused():
+    rule = dataclasses.replace(
+        optim.entry("SGD").optimizer.rule,
+        coefficients=lambda options, s: ({"lr": 1.0 if options["lr"] > 0.5 else 0.0}, {}),
+    )
+    with pytest.raises(TypeError, match="an update rule must not branch on a value: use `where`"):
+        fold(rule, {"lr": 0.1}, ("lr",))

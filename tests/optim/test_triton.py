@@ -78,6 +78,7 @@ def test_power_equals_eager():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("entry", "arguments"), CASES)
 def test_every_rule_equals_eager(entry, arguments):
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):

@@ -149,7 +149,7 @@ def _other_library(package: str, name: str) -> Callable[[list[torch.Tensor]], An
         return None
     names = {
         "optimi": {"SGD": "SGD", "Adam": "Adam", "AdamW": "AdamW", "RAdam": "RAdam"},
-        "heavyball": {"AdamW": "ForeachAdamW", "RMSprop": "ForeachRMSprop"},
+        "heavyball": {"SGD": "SGD", "AdamW": "AdamW", "NAdam": "NAdam", "RMSprop": "RMSprop"},
     }
     kind = getattr(extras.require(package, "the benchmark"), names[package].get(name, ""), None)
     return None if kind is None else lambda params: kind(params, lr=1e-3)

@@ -22,7 +22,7 @@ Options = Mapping[str, Any]
 """A parameter group: its hyperparameters by their names in torch."""
 
 Numbers = dict[str, Any]
-"""Named scalars: floats, or 0-d tensors when the step is captured on a device."""
+"""Named scalars: floats, or symbols when an engine folds them on its device (`tameopt.optim.fold`)."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Rule:
     other hashable choices) that change the arithmetic and hence the generated kernel; everything else may change at
     each step for free. coefficients(options, s) -> (numbers for `update`, new values of the scalars), where `s.step`
     is k = 1, 2, ..., `s.first` is 1.0 at the first step of a parameter and 0.0 after, s carries the scalars, and
-    `s.stored(x)` rounds x as the state will hold it.
+    `s.stored(x)` rounds x as the state will hold it; it must not branch on a number, use `where`.
     update(theta, g, state, c, on) -> (new theta, {name: new state}), where state, c and on are namespaces of the
     states, the coefficients and the flags. sparse(options) -> what a sparse gradient does: "rows" (the rule acts on
     its rows alone), "dense" (it is filled up with zeros), "only" (a dense gradient is the error) or "no".

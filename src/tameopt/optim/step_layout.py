@@ -142,11 +142,8 @@ def still_holds(
 
 def laid_out_alike(bucket: Bucket, gradients: Gradients) -> tuple[list[int], list[torch.Tensor]]:
     """Addresses of the gradients in their parameters' order in memory (0 for none), and the copies this took."""
-    strides: list[tuple[int, ...]] = bucket.cache.setdefault(
-        "strides", [unit.theta.stride() for unit in bucket.units]
-    )
     tensors, addresses = gradients.tensors, gradients.addresses
-    if not gradients.some_missing and addresses is not None and list(map(torch.Tensor.stride, tensors)) == strides:  # type: ignore[arg-type]
+    if not gradients.some_missing and addresses is not None and _alike(bucket, tensors):  # type: ignore[arg-type]
         return addresses, []
     found, copies = [], []
     for g, unit in zip(tensors, bucket.units, strict=True):
@@ -156,3 +153,14 @@ def laid_out_alike(bucket: Bucket, gradients: Gradients) -> tuple[list[int], lis
                 copies.append(matched)
         found.append(0 if g is None else matched.data_ptr())
     return found, copies
+
+
+def _alike(bucket: Bucket, tensors: list[torch.Tensor]) -> bool:
+    """Whether all gradients have their parameters' strides (or all of both are rows, which is quicker to ask)."""
+    if "strides" not in bucket.cache:
+        strides = [unit.theta.stride() for unit in bucket.units]
+        bucket.cache["strides"] = None if all(unit.theta.is_contiguous() for unit in bucket.units) else strides
+    wanted = bucket.cache["strides"]
+    if wanted is None:
+        return all(map(torch.Tensor.is_contiguous, tensors))
+    return list(map(torch.Tensor.stride, tensors)) == wanted

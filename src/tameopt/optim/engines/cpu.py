@@ -130,6 +130,7 @@ class _Tables:
     lengths: np.ndarray[Any, Any]
     elements: int
     next: np.ndarray[Any, Any]
+    sent: list[int]
 
 
 def _lay_out(bucket: Bucket) -> _Tables:
@@ -152,6 +153,7 @@ def _lay_out(bucket: Bucket) -> _Tables:
         lengths,
         int(sizes.sum()),
         np.zeros(1, dtype=np.int64),
+        [],
     )
 
 
@@ -166,7 +168,8 @@ def run(bucket: Bucket, gradients: Gradients, inputs: Inputs) -> None:
     if not tables.elements or not rows:
         return
     addresses, _copies = laid_out_alike(bucket, gradients)  # the copies must outlive the call
-    tables.addresses[1] = addresses
+    if addresses != tables.sent:
+        tables.addresses[1] = tables.sent = addresses
     coefficients = np.array([[row[name] for name in kernel.graph.coefficients] for row in rows], dtype=np.float64)
     tables.next[0] = 0
     arguments = (
