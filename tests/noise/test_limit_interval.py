@@ -24,8 +24,12 @@ def test_verdicts() -> None:
     assert limit_interval(STEPS, 1 + noise / np.sqrt(STEPS + 1.0) ** 1.5).verdict == "shrinking"
     assert limit_interval(STEPS, 1 + 0.1 * noise).verdict == "steady"
     assert limit_interval(STEPS, 5 - STEPS / 1000).verdict == "drifting"
+    # its range narrows from block to block, and it falls for ever
+    assert limit_interval(STEPS, 10 - np.log(STEPS + 1.0)).verdict == "drifting"
     assert limit_interval(STEPS, np.ones(STEPS.size)).verdict == "shrinking"
     assert limit_interval(STEPS[:10], noise[:10]).verdict == "too short"
+    with pytest.raises(ValueError, match="blocks must be at least 3, got 2"):
+        limit_interval(STEPS, noise, blocks=2)
 
 
 def test_slow_oscillation_between_two_values_is_not_called_convergence() -> None:

@@ -114,6 +114,8 @@ def limit_interval(
     steps: (m,) int64; values: (m,) F(theta_k) on the full data (mini-batch losses would add their own noise);
     times: (m,) tau_k, by default the steps themselves.
     """
+    if blocks < 3:
+        raise ValueError(f"blocks must be at least 3, got {blocks}: fewer show no trend.")
     axis = steps.astype(np.float64) if times is None else times
     finite = np.isfinite(values)
     steps, values, axis = steps[finite], values[finite], axis[finite]
@@ -139,8 +141,12 @@ def _verdict(lower: np.ndarray, upper: np.ndarray) -> Literal["shrinking", "stea
     level = max(abs(float(upper[-1])), abs(float(lower[-1])))
     if widths[-1] <= 1e-9 * level:
         return "shrinking"
-    # Disjoint ranges of the last two blocks: F is on its way, and its range says where it was, not where it ends.
-    drifts = upper[-1] < lower[-2] or lower[-1] > upper[-2]
+    # Disjoint ranges of the last two blocks: F is on its way, and its range says where it was, not where it ends;
+    # unless its moves shrink so fast that those to come, a geometric series, stay within the last range.
+    drifts = bool(upper[-1] < lower[-2] or lower[-1] > upper[-2])
+    moves = np.abs(np.diff((lower + upper) / 2))
+    if drifts and not moves[-1] ** 2 <= widths[-1] * (moves[-2] - moves[-1]):
+        return "drifting"
     if widths[-1] <= 0.8 * widths[0] and bool((np.diff(widths) <= 0.25 * widths[0]).all()):
         return "shrinking"
     return "drifting" if drifts else "steady"
