@@ -82,7 +82,7 @@ def tails() -> None:
 
 
 def growth() -> None:
-    print("\n## The three 95% intervals of growth_model together\n")
+    print("\n## The three intervals of growth_model together, about 90%\n")
     trials = 4_000
     for m in (20, 60):
         rng = np.random.default_rng(m)

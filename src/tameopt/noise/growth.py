@@ -14,7 +14,7 @@ from tameopt.noise._display import HtmlText
 class GrowthModel(HtmlText):
     """A fitted growth model.
 
-    A, B, C: >= 0, least squares; intervals: of the three, which nominally hold all at once in 95% of fits. explained:
+    A, B, C: >= 0, least squares; intervals: of the three, which hold all at once in about 90% of fits. explained:
     share of the variance of tr Sigma that it explains. factor: what multiplies the fit to bound every point that was
     fitted, so that factor * (A + B norm(grad F)^2 + C (F - F*)) is a bound on those points (and only those).
     """
@@ -41,8 +41,9 @@ def growth_model(traces: np.ndarray, gradient_squares: np.ndarray, gaps: np.ndar
     traces, gradient_squares, gaps: (m,) at the iterates, m >= 6; gaps are F - F* >= 0 with F* a lower bound or the
     least value seen (then C and A trade off). The intervals are those of least squares without the bounds, for
     errors of unlike size (HC3, MacKinnon and White 1985; Student's t with m - 3 degrees of freedom), each at 98.3%
-    so that the three hold together (Bonferroni), cut off at 0. Nominal: `benchmarks/noise_tests.py growth` measures
-    91% at 20 independent points. Points of one run are dependent: then they are more optimistic.
+    so that the three hold together (Bonferroni), cut off at 0. Nominally 95% of fits; simulated, 88% to 91%
+    at 20 independent points and 91% to 93% at 60 (`benchmarks/noise_tests.py growth`). Points of one run are
+    dependent: then they are more optimistic.
 
     Raises ValueError for fewer points or negative numbers, MissingExtraError without scipy.
     """
