@@ -62,6 +62,13 @@ def test_the_proximal_point_is_exact_for_the_absolute_value():
     assert np.all(np.maximum(1 - 0.25 * np.arange(11), 0) <= found.values + 1e-15)
 
 
+@pytest.mark.parametrize("gain", [1e-6, 0.3])
+def test_an_exponent_just_above_one_half_is_nearly_linear(gain):
+    c = math.sqrt(2 * gain)
+    close, linear = (rates(theta, c=c, L=1.0, steps=50).values for theta in (0.5 + 1e-9, 0.5))
+    np.testing.assert_allclose(close, linear, rtol=1e-5)
+
+
 def test_linear_factors():
     assert rates(0.5, c=math.sqrt(2 * 0.3), L=1.0).factor == pytest.approx(1 - 0.3)
     assert best_pl_factor(0.3, 1.0) < 1 - 0.3

@@ -135,7 +135,9 @@ def _explicit(F0: float, gain: float, p: float, steps: int) -> np.ndarray:
     """r - gain r^p, iterated on the largest r allowed: the map is used where it increases."""
     values = [F0]
     # r -> r - gain r^p increases up to this r; above it the bound is the map's largest value below
-    top = math.inf if p == 1 else (1 / (gain * p)) ** (1 / (p - 1))
+    log_top = math.inf if p == 1 else -math.log(gain * p) / (p - 1)
+    # beyond float's range when theta is close to 1/2
+    top = math.exp(log_top) if log_top < 700 else math.inf
     for _ in range(steps):
         r = min(values[-1], top)
         values.append(max(r - gain * r**p, 0.0))
