@@ -242,9 +242,52 @@ class Branches(nn.Module):
         return y if self.layer.bias.sum() > 0 else -y
 
 
+class Detached(nn.Module):
+    """Half of the output is cut off from its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        with torch.no_grad():
+            cut = torch.tanh(self.first(x))
+        return self.last(h + cut)
+
+
+class Straight(torch.autograd.Function):
+    """tanh with the gradient of the identity."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return torch.tanh(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class StraightThrough(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.last(Straight.apply(self.first(x)))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (Detached, "cut off from gradients"),
+        (StraightThrough, "something on the way is detached"),
         (lambda: nn.Sequential(nn.Linear(16, 6), nn.Tanh(), nn.ReLU(), nn.Linear(6, 2)), "relu is not smooth"),
         (lambda: nn.Sequential(nn.Linear(16, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 2)), "layer_norm"),
         (Branches, "could not be traced"),

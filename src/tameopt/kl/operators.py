@@ -27,19 +27,7 @@ _TRACING_FAILS = (
 )  # fmt: skip
 _ACTIVATIONS = {"tanh": "tanh", "sigmoid": "sigmoid", "sin": "sin", "softplus": "softplus", "gelu": "gelu"}
 _KINKED = {"relu", "relu_", "leaky_relu", "hardtanh", "abs", "max_pool2d", "amax", "maximum", "prelu", "hardswish"}
-_VIEWS = {
-    "view",
-    "reshape",
-    "flatten",
-    "unflatten",
-    "squeeze",
-    "unsqueeze",
-    "contiguous",
-    "clone",
-    "detach",
-    "alias",
-    "to",
-}
+_VIEWS = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone"}
 
 
 @dataclass(frozen=True)
@@ -109,12 +97,42 @@ def operators_of(
         return (
             "the outputs do not depend on every trained parameter, or the model shares some in a way not known here"
         )
-    return _disagreement(found, problem, flat, batch) or found
+    return _disagreement(found, problem, flat, batch) or (not kinks and _cut(found, problem, flat, batch)) or found
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     array: np.ndarray = tensor.detach().cpu().double().contiguous().numpy().copy()
     return array
+
+
+def _cut(net: Operators, problem: Problem, flat: torch.Tensor, batch: Any) -> str:
+    """Why the gradient that autodiff takes is not that of the operators (something is detached, say), or "".
+
+    A directional derivative by autodiff against a central difference in float64, along one random direction.
+    """
+    generator = torch.Generator().manual_seed(1)
+    along = torch.randn(flat.shape, generator=generator, dtype=torch.float64)
+    along /= along.norm()
+    leaf = flat.detach().clone().requires_grad_(True)
+    outputs = problem.batch_output(problem.unflatten(leaf), batch, True)
+    weight = torch.randn(outputs.shape, generator=generator, dtype=torch.float64)
+    if not outputs.requires_grad:
+        return "autodiff takes no gradient of the outputs"
+    (gradient,) = torch.autograd.grad((outputs * weight.to(outputs)).sum(), leaf)
+    taken = float(gradient.double().cpu() @ along)
+    size, h = float(gradient.double().norm()), 1e-5 * max(1.0, float(flat.double().norm()))
+    own = []
+    for sign in (1, -1):
+        parameters = problem.unflatten(flat.double() + sign * h * along.to(flat.device))
+        arrays = {**net.arrays(), **{n: _array(parameters[n]).reshape(net.weights[n].shape) for n in net.trained}}
+        ops, _, _ = read_operators(net.description(), arrays, kinks=True)
+        own.append(float((forward(ops, arrays)[0][-1] * weight.reshape(len(net.X), -1).numpy()).sum()))
+    found = (own[0] - own[1]) / (2 * h)
+    # truncation h^2 times a third derivative, rounding eps/h of the outputs, and autodiff's own precision
+    tolerance = 1e-4 * max(1.0, size, abs(own[0])) + 1e3 * torch.finfo(flat.dtype).eps * size
+    if not abs(found - taken) <= tolerance:
+        return "the gradient that autodiff takes is not that of the network: something on the way is detached"
+    return ""
 
 
 def _disagreement(net: Operators, problem: Problem, flat: torch.Tensor, batch: Any) -> str:
@@ -204,6 +222,8 @@ class _Compiler:
 
     def _call(self, node: Any) -> str:
         name = str(node.target).removeprefix("aten.").split(".")[0]
+        if "grad_enabled" in name or name == "detach":
+            return "part of the network is cut off from gradients (no_grad or detach)"
         source = next((a for a in node.all_input_nodes if a.name in self.value), None)
         if source is None:
             return self._without_data(node, name)
@@ -224,7 +244,7 @@ class _Compiler:
         """Only a transposed weight is known."""
         inputs = node.all_input_nodes
         given = inputs[0] if len(inputs) == 1 else None
-        if given is not None and given.name in self.fixed and name in ("t", "transpose", "detach", "alias"):
+        if given is not None and given.name in self.fixed and name in ("t", "transpose", "alias"):
             self.fixed[node.name] = self.fixed[given.name]
             if name in ("t", "transpose"):
                 self.turned.add(node.name)
