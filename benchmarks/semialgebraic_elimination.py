@@ -65,7 +65,7 @@ def random_problem(draw: random.Random, variables: tuple[str, ...]) -> str:
     monomials += [*variables, "1"]
     texts = []
     for relation in (draw.choice(["<", "<=", "=="]), draw.choice(["<", "<=", ">"])):
-        chosen = draw.sample(monomials, 4) + [f"{variables[-1]}**{draw.choice([2, 3])}"]
+        chosen = [*draw.sample(monomials, 4), f"{variables[-1]}**{draw.choice([2, 3])}"]
         texts.append(" + ".join(f"({draw.randint(-4, 4)})*{m}" for m in chosen) + f" {relation} 0")
     return " and ".join(texts)
 

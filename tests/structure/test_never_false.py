@@ -280,3 +280,43 @@ def test_a_write_under_no_grad_is_not_seen_by_autodiff():
         along = float(function(1.01 * theta) - function(0.99 * theta)) / 0.02
         assert along == pytest.approx(float(function(theta)), rel=1e-9)
         assert float(gradient @ theta) < 0.8 * along
+
+
+def _overwritten_in(way):
+    def function(t):
+        y = t * 1.0
+        if way == "detached entry":
+            y.detach()[0] = 5.0
+        elif way == "detached whole":
+            y.detach().fill_(5.0)
+        elif way == "data":
+            y.data.mul_(2.0)
+        elif way == "no_grad entry":
+            with torch.no_grad():
+                y[0] = 5.0
+        elif way == "data swapped":
+            y.data = t.detach().sin()
+        return y.sum()
+
+    return function
+
+
+@pytest.mark.parametrize("way", ["detached entry", "detached whole", "data", "no_grad entry", "data swapped"])
+def test_values_changed_behind_autodiffs_back_are_found(way):
+    function = _overwritten_in(way)
+    leaf = _T.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(function(leaf), leaf)
+    assert gradient.tolist() == [1.0, 1.0, 1.0]  # that of sum(t), which is not what is computed
+    found = certify(function, inputs=_T)
+    assert found.autodiff in ("wrong", "unknown")
+
+
+def test_a_buffer_filled_entry_by_entry_is_differentiated():
+    def function(t):
+        buffer = torch.zeros(3, dtype=t.dtype)
+        for k in range(3):
+            buffer[k] = t[k] * t[0]
+        return buffer.sum()
+
+    found = certify(function, inputs=_T)
+    assert (found.autodiff, found.verdict) == ("classical", Verdict.PROVED)

@@ -80,6 +80,8 @@ def evaluate(
     call = Call(node.op, arguments, node.shapes, node.outputs, node.dtypes, node.types)
     if node.op in ("tame.mix", "tame.average", "tame.outputs"):
         return [after_cut(node, call, join(call.tensors))]
+    if node.op == "tame.unseen":
+        return [unseen(call.value("self"), call.value("behind"))]
     if node.op == "tame.total":
         joined = join(call.tensors)
         ranges = call.tensors[0].range
@@ -97,6 +99,15 @@ def evaluate(
     ]
     outputs = as_probed(row, squared(node, call), outputs)
     return [after_cut(node, call, value) for value in outputs]
+
+
+def unseen(value: Value, behind: Value) -> Value:
+    """A value written where autodiff does not look: it keeps the derivative of what was there before."""
+    if value.varies:
+        return value.but(autodiff=WRONG)
+    if not behind.varies:
+        return value
+    return value.but(varies=True, degree=0, shape="affine", homogeneous=0, autodiff=WRONG)
 
 
 def as_probed(row: Row, call: Call, outputs: list[Value]) -> list[Value]:

@@ -26,7 +26,7 @@ from tameopt.structure.value import Value
 
 _VIEWS = {
     "view", "_unsafe_view", "alias", "clone", "expand", "t", "transpose", "permute", "unsqueeze", "squeeze", "select",
-    "slice", "_to_copy", "reshape", "detach",
+    "slice", "_to_copy", "reshape", "detach", "tame.unseen",
 }  # fmt: skip
 
 

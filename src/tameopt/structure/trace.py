@@ -212,10 +212,6 @@ class Tracer(TorchDispatchMode):
             self._obstruct(kind, operator, message, place)
             return None
         shapes, types, cut = self._describe(named)
-        if written and not torch.is_grad_enabled():
-            # torch's own cosine_similarity clamps its norms so: below eps its gradient is that of another function
-            hidden = "detached: written in place under no_grad, which autodiff does not see"
-            cut = dict.fromkeys(shapes, hidden)
         node = Node(
             operator,
             before,
@@ -233,7 +229,7 @@ class Tracer(TorchDispatchMode):
                 self._obstruct("refused", operator, f"a {tensor.dtype} tensor of layout {tensor.layout}", place)
                 continue
             mutated = any(named.get(name) is tensor for name in written)
-            self._write(tensor, Ref(index, k), mutated)
+            self._write(tensor, Ref(index, k), mutated, self._unseen(tensor) if mutated else "")
         for name in written:
             target = named.get(name)
             if isinstance(target, torch.Tensor) and id(target) not in returned:
@@ -318,9 +314,27 @@ class Tracer(TorchDispatchMode):
         storage = self._storages[tensor.untyped_storage()._cdata]
         return storage.views.get(_geometry(tensor), storage.whole)
 
-    def _write(self, tensor: torch.Tensor, ref: Ref, mutated: bool = False) -> None:
+    def _unseen(self, tensor: torch.Tensor) -> str:
+        """Why autodiff does not see a write into this tensor, or "".
+
+        torch's own cosine_similarity clamps its norms under no_grad: below eps its gradient is another function's.
+        """
+        if not torch.is_grad_enabled():
+            return "detached: written in place under no_grad, which autodiff does not see"
+        alias = self._known(tensor) and tensor.is_floating_point() and not tensor.requires_grad
+        return "detached: written through an alias, which autodiff does not see" if alias else ""
+
+    def _write(self, tensor: torch.Tensor, ref: Ref, mutated: bool = False, unseen: str = "") -> None:
         storage = tensor.untyped_storage()
         known = self._storages.get(storage._cdata)
+        if known is not None and unseen:
+            # what is read from now on has the old derivative, whatever its value is
+            cuts = {"self": unseen, "behind": unseen}
+            arguments = {"self": ref, "behind": known.whole}
+            self._nodes.append(
+                Node("tame.unseen", arguments, {}, ((),), ("torch.float",), cut=cuts, place=self._place())
+            )
+            ref = Ref(len(self._nodes) - 1)
         if known is None:
             whole = ref
             covers = tensor.numel() * tensor.element_size() >= storage.nbytes()
@@ -335,14 +349,8 @@ class Tracer(TorchDispatchMode):
         known.views[_geometry(tensor)] = ref
 
     def _mix(self, refs: list[Ref], *constants: Constant) -> Ref:
-        node = Node(
-            "tame.mix",
-            {"tensors": (*refs, *constants)},
-            {},
-            ((),),
-            ("torch.float",),
-            place=self._place(),
-        )
+        tensors = (*refs, *constants)
+        node = Node("tame.mix", {"tensors": tensors}, {}, ((),), ("torch.float",), place=self._place())
         self._nodes.append(node)
         return Ref(len(self._nodes) - 1)
 

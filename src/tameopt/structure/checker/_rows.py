@@ -120,6 +120,7 @@ rsub: rsub
 sum: sum
 cumsum: cumsum
 total: tame.total
+unseen: tame.unseen
 accumulate: scatter_add index_add col2im
 lerp: lerp
 gather: gather index index_select embedding take take_along_dim _unsafe_index

@@ -188,6 +188,14 @@ def _norm(s: Step) -> list[Fact]:
     return [out if p >= 1 else out.but(smooth=min(a.smooth, -1), autodiff=max(a.autodiff, 3), shape="")]
 
 
+def _unseen(s: Step) -> list[Fact]:
+    """Written where autodiff does not look: it keeps the derivative of what was there before."""
+    a = s.fact("self")
+    if a.varies:
+        return [a.but(autodiff=4)]
+    return [a.but(varies=True, degree=0, shape="affine", power=0, autodiff=4) if s.fact("behind").varies else a]
+
+
 def _total(s: Step) -> list[Fact]:
     bounds = s.facts[0].bounds
     for fact in s.facts[1:]:
@@ -268,6 +276,7 @@ _RULES: dict[str, Callable[[Step], list[Fact]]] = {
     "sum": _sum,
     "cumsum": _cumsum,
     "total": _total,
+    "unseen": _unseen,
     "accumulate": accumulate,
     "lerp": _lerp,
     "gather": gather,
