@@ -8,6 +8,7 @@ Fraction(1, 2)
 from tameopt.nonsmooth import prox
 from tameopt.nonsmooth.backprop import Backprop, check_backprop
 from tameopt.nonsmooth.chain_rule import ChainRule, chain_rule
+from tameopt.nonsmooth.clarke_distance import ClarkeDistance, clarke_distance
 from tameopt.nonsmooth.goldstein import Goldstein, goldstein
 from tameopt.nonsmooth.kinks import Census, census
 from tameopt.nonsmooth.min_norm import MinNorm, min_norm
@@ -18,6 +19,7 @@ __all__ = [
     "Backprop",
     "Census",
     "ChainRule",
+    "ClarkeDistance",
     "Goldstein",
     "MinNorm",
     "SafeGradient",
@@ -26,6 +28,7 @@ __all__ = [
     "census",
     "chain_rule",
     "check_backprop",
+    "clarke_distance",
     "goldstein",
     "min_norm",
     "prox",

@@ -296,7 +296,6 @@ class SafeGradient:
 
         Cost: a gradient where no kink is active, else a JVP and the backward pass through it.
         """
-        problem = self.problem
         ours: list[torch.Tensor] = []  # the direction, drawn when the first kink is met
 
         def direction() -> torch.Tensor:
@@ -304,6 +303,18 @@ class SafeGradient:
                 ours.append(self._direction(theta))
             return ours[0]
 
+        return self._over_all_data(theta, direction)
+
+    def along(self, theta: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        """(d,) the limit of the gradients of F at theta + e h as e falls to 0, where h: (d,) breaks every tie.
+
+        Cost: a JVP and the backward pass through it. An h that leaves a tie gets one of the sides.
+        """
+        self._met_kinks = True
+        return self._over_all_data(theta, lambda: h)
+
+    def _over_all_data(self, theta: torch.Tensor, direction: Callable[[], torch.Tensor]) -> torch.Tensor:
+        problem = self.problem
         total = torch.zeros_like(theta)
         for batch in problem.batches if not problem.is_function else [()]:
             part = self._along(theta, batch, direction)[1]
