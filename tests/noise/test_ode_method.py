@@ -11,6 +11,7 @@ import torch
 
 from tameopt.noise.interpolation import interpolate
 from tameopt.noise.ode_method import pseudo_trajectory
+from tameopt.noise.window_controls import measure_controls
 from tameopt.noise.window_distance import flow_distance
 from tameopt.noise.windows import Window
 from tameopt.optim.schedules import Constant, Power
@@ -93,6 +94,33 @@ def test_full_batch_is_off_by_its_discretisation_alone(tmp_path: Path, train: Tr
     with train(tmp_path / "finer", least_squares, Constant(0.005), 241, None, windows=((0, 240),)) as run:
         finer = pseudo_trajectory(least_squares, run, T=0.5, windows=2, tolerance=1e-8)
     assert found.D[0] / finer.D[0] == pytest.approx(4.0, rel=0.15)
+
+
+def test_controls_of_a_long_window_agree_with_all_its_steps() -> None:
+    """White noise in 40 dimensions, 256 steps: a fraction of the gradients gives the same controls."""
+    rng, H = np.random.default_rng(0), torch.linspace(0.5, 3.0, 40, dtype=torch.float64)
+    alphas = np.full(256, 0.004)
+    theta, path, walk, worst = torch.ones(40, dtype=torch.float64), [], torch.zeros(40, dtype=torch.float64), 0.0
+    squares = []
+    for alpha in alphas:
+        path.append(theta)
+        noise = torch.as_tensor(rng.normal(size=40))
+        squares.append(float((alpha * noise).square().sum()))
+        walk = walk + alpha * noise
+        worst = max(worst, float(walk.norm()))
+        theta = theta - alpha * (H * theta + noise)
+    window = Window(np.arange(100, 357), torch.stack([*path, theta]), alphas)
+    times = torch.as_tensor(window.times)[:, None]
+    found = measure_controls(lambda rows: -H * rows, [window], torch.exp(-H * times)[None])
+    assert found.level[0] == pytest.approx(sum(squares) ** 0.5, rel=0.1)
+    assert found.walk[0] == pytest.approx(worst, rel=0.02)
+    euler = (1 - 0.004 * H) ** torch.arange(257)[:, None] - torch.exp(-H * times)
+    assert found.free[0] == pytest.approx(float(euler.norm(dim=1).max()), rel=0.25)
+    assert found.evaluations[0] < 0.4 * 256
+    # without noise the discretisation is all there is, and it is computed exactly
+    descent = Window(window.steps, (1 - 0.004 * H) ** torch.arange(257)[:, None], alphas)
+    quiet = measure_controls(lambda rows: -H * rows, [descent], torch.exp(-H * times)[None])
+    assert quiet.free[0] == pytest.approx(float(euler.norm(dim=1).max()), rel=1e-9)
 
 
 def test_refusals(tmp_path: Path, train: Train, least_squares: Problem) -> None:
