@@ -42,7 +42,9 @@ def shape(log_b: np.ndarray, s: np.ndarray, t: np.ndarray) -> np.ndarray:
     bt = np.exp(log_b) * t
     small = s < 1e-9
     safe = np.where(small, 1.0, s)
-    result: np.ndarray = np.exp(-np.where(small, bt, np.log1p(safe * bt) / safe))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        # before its pole, at s b t <= -1, a power law has no value: NaN
+        result: np.ndarray = np.exp(-np.where(small, bt, np.log1p(safe * bt) / safe))
     return result
 
 
@@ -185,7 +187,11 @@ def maximise(
         gained = 0.0
         for _ in range(12):
             step = np.zeros(5)
-            step[move] = np.linalg.solve(block + (damping + 1e-14) * diagonal, -gradient[move])
+            try:
+                step[move] = np.linalg.solve(block + (damping + 1e-14) * diagonal, -gradient[move])
+            except np.linalg.LinAlgError:
+                damping *= 6  # more of the ridge makes it regular
+                continue
             step[1:] = np.clip(step[1:], -1.5, 1.5)
             trial = np.clip(u + step, own_low, own_high)
             found = evaluate(trial)

@@ -175,7 +175,7 @@ def time_to(law: DecayLaw, target: float, fixed: tuple[int, ...] = ()) -> tuple[
         jacobian = chart(start)[1]
         width = min(_width(jacobian.T @ law.information @ jacobian, LOG_B, fixed), 0.7)
         ends = [_time_end(law, start, fixed, side, chart, width, farthest) for side in (-1.0, 1.0)]
-        return math.exp(log_T), (math.exp(ends[0]), math.exp(ends[1]) if ends[1] < farthest else math.inf)
+        return math.exp(min(log_T, 700.0)), (math.exp(ends[0]), math.exp(ends[1]) if ends[1] < farthest else math.inf)
     return math.inf, (math.inf, math.inf)
 
 
