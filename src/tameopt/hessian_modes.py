@@ -73,9 +73,14 @@ class GradientGraph:
                 batch_sum(self._leaves, batch), list(self._leaves.values()), create_graph=True, materialize_grads=True
             )
 
+    @property
+    def moving(self) -> list[int]:
+        """The parameters whose gradient depends on theta."""
+        return [j for j, part in enumerate(self._parts) if part.requires_grad]
+
     def product(self, block: torch.Tensor, last: bool = False) -> torch.Tensor:
         """(d, m) the Hessian times a block: (d, m); with `last` the graph is freed on the way."""
-        moving = [j for j, part in enumerate(self._parts) if part.requires_grad]
+        moving = self.moving
         if not moving:
             return torch.zeros_like(block)  # F is linear on this batch
         columns = []
@@ -232,6 +237,10 @@ def faster_mode(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> He
     bytes_held = 0
     try:
         graph, bytes_held = _measured_graph(batch_sum, parameters, batch)
+        # a function marked once_differentiable gives a gradient without a graph: not a linear F, though it looks so
+        one = torch.ones(d, 1, dtype=first.dtype, device=first.device)
+        if not graph.moving and bool(_differences(batch_sum, parameters, batch, one).any()):
+            raise RuntimeError("the gradient varies, but has no graph")
         narrow[REVERSE] = seconds(graph.product, 1)
         if narrow[REVERSE] < 0.02:
             wide[REVERSE] = seconds(graph.product, _WIDE)

@@ -94,3 +94,26 @@ def test_plain_functions_have_neither():
         tame.curvature.gauss_newton(plain)
     with pytest.raises(ValueError, match="a plain function has no samples"):
         tame.curvature.gradient_covariance(plain)
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    """x^3 whose backward pass cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return 3 * ctx.saved_tensors[0] ** 2 * grad
+
+
+def test_differences_of_gradients_take_over_and_say_so() -> None:
+    theta = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    problem = Problem.from_function(lambda t: OnceDifferentiable.apply(t).sum(), theta)
+    # central differences of a quadratic gradient are exact but for rounding, eps / step = eps^(2/3)
+    assert torch.allclose(problem.hessian().dense(), torch.diag(6 * theta), atol=1e-8)
+    assert problem.hessian_mode().narrow == "differences of gradients"
+    assert "reverse over reverse: " in problem.hessian_mode().reason
