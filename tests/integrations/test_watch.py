@@ -157,17 +157,23 @@ def test_a_loop_that_raises_leaves_a_readable_interrupted_run(tmp_path: Path) ->
 
 
 def test_the_budget_is_kept(tmp_path: Path) -> None:
-    model = nn.Linear(6, 3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with tame.watch(model, optimizer, nn.CrossEntropyLoss(), (X, Y), out=tmp_path, budget="5%") as watching:
-        end = time.perf_counter() + 2.0
-        while time.perf_counter() < end:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(X), Y).backward()
-            optimizer.step()
-        used = watching.budget.used
-    # one probe may overshoot at the start, and on a busy machine a sample waits its turn on our account
-    assert 0 < used < 0.12
+    shares = []
+    for attempt in range(3):
+        model = nn.Linear(6, 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        out = tmp_path / str(attempt)
+        with tame.watch(model, optimizer, nn.CrossEntropyLoss(), (X, Y), out=out, budget="5%") as watching:
+            end = time.perf_counter() + 2.0
+            while time.perf_counter() < end:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(X), Y).backward()
+                optimizer.step()
+            shares.append(watching.budget.used)
+        if shares[-1] < 0.08:
+            break
+    # One probe may overshoot at the start. On a busy machine a sample that waits for its turn counts as ours, so the
+    # calmest of three attempts is judged: a budget that is not kept fails them all.
+    assert 0 < min(shares) < 0.08
     assert watching.run.series("lr")[0].size >= 3
 
 
