@@ -120,7 +120,7 @@ def values_converge_finding(fit: Fit, series: LossSeries) -> Finding:
         low, high = fit.F_star_interval
         return measured(
             "values.converge",
-            f"F approaches {fit.F_star:.6g} [{low:.6g}, {high:.6g}]; at the last step it is "
+            f"F approaches {fit.F_star:.6g} [{low:.6g}, {high:.6g}]; at the last step the fitted curve is "
             f"{f'{fit.excess:.3g} away' if fit.excess > 1e-12 * abs(fit.F_star) else 'there, within rounding'}"
             f"{'' if series.deterministic else ' (the noise may stop it earlier)'}.",
             drift.slope if drift else 0.0,
