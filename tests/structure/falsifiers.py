@@ -25,6 +25,7 @@ _SATURATING = {
     "tanh", "sigmoid", "erf", "_softmax", "exp", "special_ndtr", "softplus", "expm1", "log_sigmoid_forward",
     "_log_softmax", "logaddexp", "gelu", "silu", "mish", "elu", "logsumexp", "sinh", "linalg_matrix_exp",
 }  # fmt: skip
+_PERIODIC = {"sin", "cos", "tan", "remainder", "fmod", "frac", "round", "floor", "trunc"}
 _SPECIAL = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.5, -0.5, 0.0))
 
 
@@ -46,6 +47,9 @@ class _Watch(TorchDispatchMode):
         if name in _SATURATING and read:
             # 1 - tanh(15) is 2e-13: above that, what is left of it is rounding
             self.beyond |= bool((read[0].abs() > 15).any())
+        if name in _PERIODIC and read:
+            # the argument has lost its place in the period: 1e9 is known to 1e-7 after one rounding
+            self.beyond |= bool((read[0].abs() > 1e9).any())
         if name == "pow" and made and bool(torch.isinf(made[0]).any()):
             self.beyond |= bool((read[0] != 0).all())
         return out
