@@ -84,7 +84,7 @@ def mean_interval(numbers: np.ndarray, drawn: float) -> tuple[float, float]:
     (`benchmarks/noise_tests.py covariance` says how often).
 
     >>> low, high = mean_interval(np.arange(1.0, 101.0), 0.0)
-    >>> low < 50.5 < high
+    >>> bool(low < 50.5 < high)
     True
     """
     m, mean, spread = numbers.size, float(numbers.mean()), float(numbers.std(ddof=1)) if numbers.size > 1 else 0.0

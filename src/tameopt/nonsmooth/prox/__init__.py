@@ -5,7 +5,7 @@ last two), t > 0 a number.
 
 >>> import torch
 >>> from tameopt.nonsmooth import prox
->>> prox.l1(torch.tensor([3.0, -0.5]), 1.0)
+>>> prox.l1(torch.tensor([3.0, 0.5]), 1.0)
 tensor([2., 0.])
 >>> prox.names()[:3]
 ('ball_l1', 'ball_l2', 'ball_linf')
