@@ -78,6 +78,13 @@ class GradientGraph:
         """The parameters whose gradient depends on theta."""
         return [j for j, part in enumerate(self._parts) if part.requires_grad]
 
+    @property
+    def still(self) -> torch.Tensor:
+        """(d,) bool: the coordinates whose gradient has no graph."""
+        return torch.cat(
+            [torch.full_like(part, not part.requires_grad, dtype=torch.bool).reshape(-1) for part in self._parts]
+        )
+
     def product(self, block: torch.Tensor, last: bool = False) -> torch.Tensor:
         """(d, m) the Hessian times a block: (d, m); with `last` the graph is freed on the way."""
         moving = self.moving
@@ -237,9 +244,9 @@ def faster_mode(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> He
     bytes_held = 0
     try:
         graph, bytes_held = _measured_graph(batch_sum, parameters, batch)
-        # a function marked once_differentiable gives a gradient without a graph: not a linear F, though it looks so
-        one = torch.ones(d, 1, dtype=first.dtype, device=first.device)
-        if not graph.moving and bool(_differences(batch_sum, parameters, batch, one).any()):
+        # a function marked once_differentiable gives a gradient without a graph: not linear, though it looks so
+        one, still = torch.ones(d, 1, dtype=first.dtype, device=first.device), graph.still
+        if bool(still.any()) and bool(_differences(batch_sum, parameters, batch, one)[still].any()):
             raise RuntimeError("the gradient varies, but has no graph")
         narrow[REVERSE] = seconds(graph.product, 1)
         if narrow[REVERSE] < 0.02:

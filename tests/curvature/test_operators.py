@@ -117,3 +117,22 @@ def test_differences_of_gradients_take_over_and_say_so() -> None:
     assert torch.allclose(problem.hessian().dense(), torch.diag(6 * theta), atol=1e-8)
     assert problem.hessian_mode().narrow == "differences of gradients"
     assert "reverse over reverse: " in problem.hessian_mode().reason
+
+
+class HalfOnceDifferentiable(nn.Module):
+    """x times the sum of a^3, without a second derivative in torch, and of b^2, with one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+        self.b = nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (OnceDifferentiable.apply(self.a).sum() + (self.b**2).sum())
+
+
+def test_one_parameter_without_a_second_derivative_is_not_taken_for_linear() -> None:
+    x = torch.ones(3, 1, dtype=torch.float64)
+    problem = Problem(HalfOnceDifferentiable(), lambda output, target: output.mean(), (x, x))
+    expected = torch.diag(torch.tensor([6.0, -12.0, 2.0], dtype=torch.float64))
+    assert torch.allclose(problem.hessian().dense(), expected, atol=1e-8)

@@ -24,7 +24,7 @@ COLOURS = 6
 
 
 def draw_svg(picture: Picture) -> str:
-    """One <svg> element for an HTML page with the report's style; `standalone_svg` is a file of its own.
+    """One <svg> element for an HTML page with the report's style.
 
     Its colours are the CSS variables --c0 … --c5, --ink, --soft, --line and --faint.
 
