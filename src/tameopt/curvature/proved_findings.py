@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tameopt.curvature.classification import Classification
 from tameopt.evidence import Finding, Scope, proved, refuted
 
@@ -9,35 +11,21 @@ _HOW_PROVED = "interval Newton or exact arithmetic at the critical point next to
 
 
 def proved_strict_saddle(point: Classification) -> Finding | None:
-    proof = point.proof
-    if proof is None or proof.index is None:
-        return None
-    if proof.index > 0:
-        return proved(
-            "point.strict_saddle",
-            proof.statement,
-            proof.certificate,
-            method=_HOW_PROVED,
-            estimate=point.spectrum.lambda_min,
-            scope=Scope.POINT,
-        )
-    return refuted(
-        "point.strict_saddle",
-        proof.statement,
-        {"index": 0, "nullity": proof.nullity, "distance": proof.distance},
-        method=_HOW_PROVED,
-        certificate=proof.certificate,
-        scope=Scope.POINT,
-    )
+    return _by_index(point, "point.strict_saddle", lambda index: index > 0)
 
 
 def proved_second_order(point: Classification) -> Finding | None:
+    return _by_index(point, "point.second_order", lambda index: index == 0)
+
+
+def _by_index(point: Classification, claim: str, holds: Callable[[int], bool]) -> Finding | None:
+    """The claim, proved or refuted by the proved number of negative Hessian eigenvalues."""
     proof = point.proof
     if proof is None or proof.index is None:
         return None
-    if proof.index == 0:
+    if holds(proof.index):
         return proved(
-            "point.second_order",
+            claim,
             proof.statement,
             proof.certificate,
             method=_HOW_PROVED,
@@ -45,9 +33,9 @@ def proved_second_order(point: Classification) -> Finding | None:
             scope=Scope.POINT,
         )
     return refuted(
-        "point.second_order",
+        claim,
         proof.statement,
-        {"index": proof.index, "distance": proof.distance},
+        {"index": proof.index, "nullity": proof.nullity, "distance": proof.distance},
         method=_HOW_PROVED,
         certificate=proof.certificate,
         scope=Scope.POINT,
