@@ -5,7 +5,7 @@ the pairs (quartiles; of wall time, and of CPU time, which other programs distur
 account of its cost, and whether the trained parameters are bit-identical. Then the peak memory of a process that
 trains with and without it.
 
-    python benchmarks/watch_overhead.py [--steps 3000] [--pairs 7] [--threads 2]
+    python benchmarks/watch_overhead.py [--steps 3000] [--pairs 7] [--threads 2] [--only CNN]
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="loops whose name contains this; with all of --steps")
     parser.add_argument("--alone", default="", help="train this loop alone and print the peak memory")
     parser.add_argument("--watched", action="store_true")
     options = parser.parse_args()
@@ -119,7 +120,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, {options.steps} steps")
     rows = []
     for name, build, factor in LOOPS:
-        steps = max(int(options.steps * factor), 50)
+        if options.only not in name:
+            continue
+        steps = options.steps if options.only else max(int(options.steps * factor), 50)
         train(build, steps // 4, False)
         ratios, cpu_ratios, plain_seconds, used, probes, identical = [], [], [], 0.0, 0, True
         for pair in range(options.pairs):
