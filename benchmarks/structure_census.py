@@ -59,7 +59,11 @@ class _WeightsOnMeta(TorchFunctionMode):
 
 
 def _built(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    with _WeightsOnMeta():
+    try:
+        with _WeightsOnMeta():
+            return make().eval().to("meta")
+    except RuntimeError:
+        # a constructor that mixes its weights with tensors of its own
         return make().eval().to("meta")
 
 

@@ -13,6 +13,7 @@ from tameopt.structure.checker._kinks import convention_holds
 from tameopt.structure.program import Constant, Node, Obstruction, Program, Ref
 from tameopt.structure.ranges import Interval
 from tameopt.structure.rules._call import Call, NoRuleError
+from tameopt.structure.rules.masks import require_taken
 from tameopt.structure.tame import ALMOST_EVERYWHERE, CLASSICAL, CONSERVATIVE, WRONG
 from tameopt.structure.value import Value, constant, join, parameter
 
@@ -35,12 +36,18 @@ def interpret(program: Program, any_data: bool = False) -> Interpretation:
     for index in program.live():
         node = program.nodes[index]
         try:
-            outputs = evaluate(node, values, any_data, guards_of(program, node))
+            outputs = evaluate(node, values, any_data, hints_of(program, node, values))
         except NoRuleError as error:
             return Interpretation(values, (Obstruction("no row", node.op, str(error), node.place),))
         for k, value in enumerate(outputs):
             values[Ref(index, k)] = value
     return Interpretation(values, ())
+
+
+def hints_of(program: Program, node: Node, values: Mapping[Ref, Value]) -> dict[str, Any]:
+    """What the nodes before a node say about it, as further arguments of its call: see `guards_of`, `border_of`."""
+    found = {"guards": guards_of(program, node), "border": border_of(program, node, values)}
+    return {name: hint for name, hint in found.items() if hint}
 
 
 _OPPOSITE = {"gt": "le", "ge": "lt", "lt": "ge", "le": "gt"}
@@ -63,10 +70,28 @@ def guards_of(program: Program, node: Node) -> tuple[tuple[str, str, float], ...
     return tuple(found)
 
 
+def border_of(program: Program, node: Node, values: Mapping[Ref, Value]) -> tuple[list[int], list[int]] | None:
+    """For a max pooling right after a padding with -inf: how much was padded before and after, by dimension."""
+    x = node.arguments.get("self")
+    if not node.op.startswith("max_pool") or not isinstance(x, Ref):
+        return None
+    source = program.nodes[x.node]
+    inner = source.arguments.get("self")
+    padded = source.op == "constant_pad_nd" and source.arguments.get("value") == "-inf"
+    if not padded or not isinstance(inner, Ref) or values[inner].extended:
+        return None
+    # torch lists them from the last dimension on
+    widths, rank = list(source.arguments["pad"]), int(node.op[len("max_pool")])
+    widths += [0] * (2 * rank - len(widths))
+    if len(widths) > 2 * rank or min(widths) < 0:
+        return None
+    return widths[0::2][::-1], widths[1::2][::-1]
+
+
 def evaluate(
-    node: Node, values: Mapping[Ref, Value], any_data: bool, guards: tuple[tuple[str, str, float], ...] = ()
+    node: Node, values: Mapping[Ref, Value], any_data: bool, hints: Mapping[str, Any] | None = None
 ) -> list[Value]:
-    """What is known about the outputs of a node; guards: see `guards_of`.
+    """What is known about the outputs of a node; hints: see `hints_of`.
 
     Raises NoRuleError when its operator has no row, or its row does not cover this call.
     """
@@ -75,8 +100,7 @@ def evaluate(
     if node.op == "tame.opaque":
         raise NoRuleError(f"what {node.arguments['operator']} wrote here is not recorded")
     arguments = _valued(node, values, any_data)
-    if guards:
-        arguments["guards"] = guards
+    arguments.update(hints or {})
     call = Call(node.op, arguments, node.shapes, node.outputs, node.dtypes, node.types)
     if node.op in ("tame.mix", "tame.average", "tame.outputs"):
         return [after_cut(node, call, join(call.tensors))]
@@ -91,6 +115,7 @@ def evaluate(
     row = row_named(node.op)
     if row is None:
         raise NoRuleError("no row in tameopt's operator tables")
+    require_taken(call, row.rule)
     outputs = row.rule(squared(node, call))
     if len(outputs) < len(node.outputs):
         outputs = outputs + [outputs[-1]] * (len(node.outputs) - len(outputs))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tameopt.structure.checker._elementwise import absolute, image, safe
+from tameopt.structure.checker._elementwise import absolute, image, reach, safe
 from tameopt.structure.checker._fact import (
     INF,
     REALS,
     Bounds,
     Fact,
+    Reject,
     bent,
     fixed,
     smooth_map,
@@ -47,6 +48,8 @@ def whole_power(a: Fact, n: int) -> Fact:
         return free.but(varies=a.varies and (not a.total or a.autodiff >= 3), degree=None if a.degree is None else 0)
     if n == 1:
         return a
+    if a.masked:
+        raise Reject("a power of a mask")
     b = absolute(a.bounds)
     signless = n % 2 == 0 or a.bounds.lo >= 0
     if n == 2:
@@ -89,11 +92,13 @@ def power(a: Fact, p: float) -> Fact:
 def extreme(a: Fact, b: Fact, up: bool) -> Fact:
     pick = max if up else min
     base = worst([a, b])
-    ahead = a.bounds.lo >= b.bounds.hi, b.bounds.lo >= a.bounds.hi
+    left, right = reach(a), reach(b)
+    ahead = left.lo >= right.hi, right.lo >= left.hi
     if any(ahead):
         return _winning(a if ahead[0] == up else b, base)
-    bounds = Bounds(pick(a.bounds.lo, b.bounds.lo), pick(a.bounds.hi, b.bounds.hi))
-    return bent(base, bounds, through("convex" if up else "concave", 1, base), base.power)
+    bounds = Bounds(pick(left.lo, right.lo), pick(left.hi, right.hi))
+    found = bent(base, bounds, through("convex" if up else "concave", 1, base), base.power)
+    return found.but(masked=a.masked and b.masked if up else base.masked)
 
 
 def _winning(chosen: Fact, base: Fact) -> Fact:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tameopt.structure.checker._fact import INF, REALS, Bounds, Fact, Reject, fixed
 from tameopt.structure.checker._kinks import convention_holds
+from tameopt.structure.checker._masks import border
 from tameopt.structure.checker._rules import derive
 from tameopt.structure.checker._step import Step
 
@@ -71,6 +72,7 @@ _SUFFICES: dict[str, Callable[[Fact, Mapping[str, Any]], bool]] = {
 
 def _replayed(nodes: Any, conventions: Mapping[str, Any]) -> dict[tuple[int, int], Fact]:
     facts: dict[tuple[int, int], Fact] = {}
+    by_index = {node["index"]: node for node in nodes}
     for node in nodes:
         op = node["op"]
         if op == "theta":
@@ -81,7 +83,9 @@ def _replayed(nodes: Any, conventions: Mapping[str, Any]) -> dict[tuple[int, int
         if op.rstrip("_") == "mul" and isinstance(left, dict) and "node" in left and left == right:
             arguments["square"] = True
         if op == "where":
-            arguments["guards"] = _guards(node["arguments"], {item["index"]: item for item in nodes})
+            arguments["guards"] = _guards(node["arguments"], by_index)
+        if op.startswith("max_pool"):
+            arguments["border"] = border(node["arguments"], by_index, facts)
         step = Step(
             op,
             arguments,

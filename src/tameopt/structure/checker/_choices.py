@@ -17,6 +17,7 @@ from tameopt.structure.checker._fact import (
     through,
     worst,
 )
+from tameopt.structure.checker._masks import reads_border_only
 from tameopt.structure.checker._rows import SCALARS
 from tameopt.structure.checker._step import Step
 
@@ -57,6 +58,9 @@ def extremes(up: bool, s: Step) -> list[Fact]:
     if "pool" not in s.op and len(s.outputs) == 1 and s.per_output() == 1:
         return [a]
     values = bent(a, a.bounds, through("convex" if up else "concave", 1, a), a.power)
+    values = values.but(masked=a.masked and not s.arguments.get("border"))
+    if s.op.startswith("max_pool") and reads_border_only(s):
+        values = values.but(masked=True)
     return [values, step(a, Bounds(0.0))]
 
 

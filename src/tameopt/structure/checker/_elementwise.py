@@ -18,7 +18,10 @@ from tameopt.structure.checker._rows import Scalar
 
 
 def apply_scalar(row: Scalar, a: Fact) -> Fact:
-    """An elementwise function of a."""
+    """An elementwise function of a; at -inf its limit there, which is attained."""
+    if a.masked:
+        found = apply_scalar(row, a.but(bounds=reach(a), masked=False))
+        return found.but(bounds=Bounds(found.bounds.lo, found.bounds.hi, False, found.bounds.hi_open))
     inside = a.bounds.within(*row.domain)
     bounds = image(row.image, a.bounds if inside else clipped(a.bounds, row.domain))
     if not a.varies:
@@ -43,11 +46,16 @@ def apply_scalar(row: Scalar, a: Fact) -> Fact:
         a.pieces or (met and row.degree is not None),
         smooth,
         autodiff,
-        a.total and inside and not a.masked,
+        a.total and inside,
         through(row.shape, row.slope, a),
         a.power if row.ray else (0 if a.power == 0 else None),
         flat=a.flat or row.degree == 0,
     )
+
+
+def reach(a: Fact) -> Bounds:
+    """The bounds of a, down to -inf where some elements are that."""
+    return Bounds(-INF, a.bounds.hi, False, a.bounds.hi_open) if a.masked else a.bounds
 
 
 def clipped(b: Bounds, domain: tuple[float, float, bool, bool]) -> Bounds:

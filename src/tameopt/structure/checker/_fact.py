@@ -201,6 +201,8 @@ def negate(a: Fact) -> Fact:
 
 def scale(a: Fact, factor: Bounds) -> Fact:
     """a times a constant in `factor`."""
+    if a.masked and not factor.positive:
+        raise Reject("a mask times a number that may not be positive")
     if factor.lo >= 0:
         shape = a.shape
     elif factor.hi <= 0:
@@ -213,7 +215,10 @@ def scale(a: Fact, factor: Bounds) -> Fact:
 def product(a: Fact, b: Fact, count: int = 1, zeros: bool = False) -> Fact:
     """Sums of `count` products, some of them missing with `zeros`."""
     if a.masked or b.masked:
-        raise Reject("a mask enters a product")
+        mask, factor = (a, b) if a.masked else (b, a)
+        if factor.varies or factor.masked or count > 1 or zeros:
+            raise Reject("a mask enters a product")
+        return scale(mask, factor.bounds)
     one = a.bounds.times(b.bounds)
     bounds = (one.union(ZERO) if zeros else one).repeated(count)
     if not a.varies:
@@ -267,7 +272,7 @@ def step(a: Fact, bounds: Bounds, anywhere: bool = False) -> Fact:
 def bent(a: Fact, bounds: Bounds, shape: str = "", power: int | None = None) -> Fact:
     """A piecewise linear Lipschitz function of elements like a."""
     if not a.varies:
-        return fixed(bounds)
+        return fixed(bounds, a.masked)
     return a.but(
         bounds=bounds, pieces=True, smooth=min(a.smooth, 0), autodiff=max(a.autodiff, 2), shape=shape, power=power
     )

@@ -44,6 +44,7 @@ from tameopt.structure.checker._fact import (
     worst,
 )
 from tameopt.structure.checker._losses import bce, huber, margin, mse, nll, soft_margin
+from tameopt.structure.checker._masks import admit
 from tameopt.structure.checker._more import MORE
 from tameopt.structure.checker._rows import RULES, SCALARS
 from tameopt.structure.checker._step import Step
@@ -61,6 +62,7 @@ def derive(s: Step) -> list[Fact]:
     Raises Reject when the operator has no row or the row does not cover the call.
     """
     op = s.op if s.op in RULES or s.op in SCALARS else s.op.rstrip("_")
+    admit(s, RULES.get(op, ""))
     if op in SCALARS:
         found = [apply_scalar(SCALARS[op], s.fact("self"))]
     elif op in RULES:
@@ -72,8 +74,8 @@ def derive(s: Step) -> list[Fact]:
 
 def _convert(s: Step) -> list[Fact]:
     a, dtype = s.facts[0], s.dtypes[0]
-    if "complex" in dtype:
-        raise Reject("complex")
+    if "complex" in dtype or ("float" not in dtype and a.masked):
+        raise Reject("complex numbers, or a mask as integers")
     if "float" in dtype or not a.varies:
         return [a]
     if "bool" in dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tameopt.structure.ranges import REALS, Interval
+from tameopt.structure.ranges import INF, REALS, Interval
 from tameopt.structure.rules._call import Call
 from tameopt.structure.tame import (
     ALMOST_EVERYWHERE,
@@ -47,8 +47,17 @@ class Elementwise:
     wild_outside: bool = False
 
 
+def with_limit(x: Value) -> Interval:
+    """Where the elements of x lie, -inf among them where some are."""
+    return Interval(-INF, x.range.hi, False, x.range.hi_open) if x.extended else x.range
+
+
 def apply(f: Elementwise, x: Value) -> Value:
-    """f of every element of x."""
+    """f of every element of x; of -inf it is the limit, for the functions that `masks` lets have it."""
+    if x.extended:
+        found = apply(f, x.but(range=with_limit(x), extended=False))
+        # the limit is attained
+        return found.but(range=Interval(found.range.lo, found.range.hi, False, found.range.hi_open))
     inside = x.range.inside(f.domain)
     image = f.image(x.range if inside else x.range.clip(f.domain.lo, f.domain.hi, f.domain.lo_open, f.domain.hi_open))
     if not x.varies:
@@ -78,7 +87,7 @@ def apply(f: Elementwise, x: Value) -> Value:
         x.piecewise or (met and f.degree is not None),
         smooth,
         autodiff,
-        x.total and inside and not x.extended,
+        x.total and inside,
         composed_shape(f.shape, f.monotone, x),
         (x.homogeneous if f.homogeneous else (0 if x.homogeneous == 0 else None)),
         flat=x.flat or f.degree == 0,

@@ -62,13 +62,15 @@ def scaled(x: Value, factor: Value) -> Value:
     """x times a constant."""
     if factor.varies:
         raise NoRuleError("a factor that must be constant depends on theta")
+    if factor.extended or (x.extended and not factor.range.positive):
+        raise NoRuleError("a mask of -inf is multiplied with a number that may not be positive")
     if factor.range.nonnegative:
         shape = x.shape
     elif factor.range.nonpositive:
         shape = flipped(x.shape)
     else:
         shape = x.shape if x.shape == "affine" else ""
-    return x.but(range=x.range * factor.range, shape=shape, extended=x.extended or factor.extended)
+    return x.but(range=x.range * factor.range, shape=shape)
 
 
 def negated(x: Value) -> Value:
@@ -212,6 +214,8 @@ def converted(call: Call) -> list[Value]:
     dtype = call.dtypes[0]
     if "complex" in dtype:
         raise NoRuleError("complex tensors are not covered: view them as real pairs")
+    if "float" not in dtype and x.extended:
+        raise NoRuleError("a mask of -inf becomes an integer")
     if "bool" in dtype and x.varies:
         return [step_function(x.but(range=Interval(0.0, 1.0)), Interval(0.0, 1.0))]
     if "float" not in dtype and x.varies:

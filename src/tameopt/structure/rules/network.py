@@ -37,7 +37,7 @@ def analytic(values: list[Value], generators: set[str], ranges: Interval, shape:
 def kinked(base: Value, ranges: Interval, shape: str = "", homogeneous: int | None = None) -> Value:
     """A piecewise linear, Lipschitz function of elements like `base`."""
     if not base.varies:
-        return constant(ranges)
+        return constant(ranges, base.extended)
     return base.but(
         range=ranges,
         piecewise=True,

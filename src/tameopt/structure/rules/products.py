@@ -13,7 +13,10 @@ from tameopt.structure.value import Value, join, number
 def times(x: Value, y: Value, count: int = 1, or_zero: bool = False) -> Value:
     """The sum of `count` products of an element of x and one of y (some of them absent with `or_zero`)."""
     if x.extended or y.extended:
-        raise NoRuleError("a mask of -inf enters a product")
+        masked, factor = (x, y) if x.extended else (y, x)
+        if count > 1 or or_zero or factor.varies or factor.extended or not factor.range.positive:
+            raise NoRuleError("a mask of -inf enters a product")
+        return scaled(masked, factor)
     product = x.range * y.range
     if or_zero:
         product = hull([product, point(0.0)])
@@ -168,6 +171,8 @@ def integer_power(x: Value, n: int) -> Value:
             extended=False,
             flat=True,
         )
+    if x.extended and n > 1:
+        raise NoRuleError("a power of a mask of -inf")
     even = n % 2 == 0
     if n == 2:
         ranges = x.range.square()
