@@ -1,4 +1,4 @@
-"""-inf among the elements of a tensor, as the checker sees it: which calls may meet it, and which poolings return it."""
+"""-inf among the elements, as the checker sees it: which calls may meet it, and which poolings return it."""
 
 from __future__ import annotations
 
