@@ -312,9 +312,11 @@ def _spurious(subject: Subject) -> Iterator[Lint]:
 
 def _hooked(program: Program, parameters: tuple[str, ...]) -> Iterator[Lint]:
     """Hooks registered while the model ran, and those on its parameters."""
-    places = [(place, "a hook may change the gradient here") for place in program.hooks]
-    places += [(Place("", name), f"a hook may change the gradient of {name}") for name in parameters]
-    for place, message in places:
+    places = [
+        *program.hooks,
+        *((f"a hook may change the gradient of {name}", Place("", name)) for name in parameters),
+    ]
+    for message, place in places:
         words = (
             message, "what the hook returns", "the gradient of what is computed",
             "remove the hook, or keep it knowing that the update may be no gradient",

@@ -98,14 +98,14 @@ class Program:
     """Everything that was recorded.
 
     nodes in order; node 0.. are leaves "theta" where `op` says so. outputs: what the function returns. random: the
-    operators that drew random numbers. hooks: where a hook that may change the gradient was registered.
+    operators that drew random numbers. hooks: what may change the gradient behind autodiff's back, and where.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[Ref | Constant, ...]
     obstructions: tuple[Obstruction, ...] = ()
     random: tuple[str, ...] = ()
-    hooks: tuple[Place, ...] = ()
+    hooks: tuple[tuple[str, Place], ...] = ()
 
     def live(self) -> list[int]:
         """The nodes that the outputs need, in order."""

@@ -84,7 +84,7 @@ def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
         nodes.extend(_shifted(node, shift) for node in program.nodes)
         outputs.extend(Ref(out.node + shift, out.output) if isinstance(out, Ref) else out for out in program.outputs)
         obstructions.extend(item for item in program.obstructions if item not in obstructions)
-        cuts.extend(f"a hook may change the gradient here ({place})" for place in program.hooks)
+        cuts.extend(f"{message} ({place})" for message, place in program.hooks)
         for tensor, out in zip(tensors, program.outputs, strict=True):
             if isinstance(out, Ref) and (reason := severed(tensor)):
                 cuts.append(reason)

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tameopt.batches import tensors_of
 from tameopt.loss_module import unwrapped
 from tameopt.problem import Problem
+from tameopt.structure.hooks import hooked_parameters
 from tameopt.structure.places import module_names
 
 Wrt = Literal["parameters", "inputs", "both"]
@@ -136,12 +137,3 @@ def _of_module(model: nn.Module, loss: Any, inputs: Any, wrt: Wrt) -> Subject:
 
     hooks = hooked_parameters(model) if wrt != "inputs" else ()
     return Subject(type(model).__name__, leaves, (tuple(tensors),), module_names(model), run, hooks=hooks)
-
-
-def hooked_parameters(model: nn.Module) -> tuple[str, ...]:
-    """The parameters with a hook on their gradient: what is traced are copies, which do not have it."""
-    return tuple(
-        name
-        for name, parameter in model.named_parameters()
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
-    )

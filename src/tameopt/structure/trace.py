@@ -1,8 +1,6 @@
 """Recording what a computation does to theta: one concrete run, every ATen call seen below autograd.
 
-A tensor depends on theta when its storage was written by a call that read such a tensor (`taint`). Storages are
-kept alive while tracing, so that an address names one storage. Views are told apart by their geometry; after an
-in-place write the whole storage holds a mix of old and new.
+Which tensors depend on theta is kept in `storages`; values that leave torch are noticed by `exits`, hooks by `hooks`.
 """
 
 from __future__ import annotations
@@ -14,14 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tameopt.structure.arguments import constant_of, named_arguments, on_meta, plain, refusal, severed
+from tameopt.structure.exits import Exits
+from tameopt.structure.hooks import hooked_nodes, saved_tensors_hook
 from tameopt.structure.places import current_place
 from tameopt.structure.program import Constant, Node, Obstruction, Place, Program, Ref
 from tameopt.structure.ranges import Interval
+from tameopt.structure.storages import Storages
 
 # their results depend on the shapes of their arguments alone, which do not vary
 _SHAPE_ONLY = {
@@ -42,43 +42,6 @@ class Watch:
     seen: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
 
 
-# Tensor methods through which values leave torch without an operator that could be seen
-_EXITS = frozenset(
-    {"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage", "share_memory_"}
-)
-
-
-class _Exits(TorchFunctionMode):
-    """Notices tensors that are handed to something else than torch."""
-
-    def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
-        self._tracer = tracer
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        if name == "register_hook":
-            self._tracer.hooked(args[0])
-        if name in _EXITS and args and isinstance(args[0], torch.Tensor):
-            self._tracer.leaves_torch(args[0], name)
-        return func(*args, **(kwargs or {}))
-
-
-class _Storage:
-    """What a storage that depends on theta holds."""
-
-    def __init__(self, storage: torch.UntypedStorage, whole: Ref) -> None:
-        self.storage = storage
-        self.whole = whole
-        self.views: dict[tuple[Any, ...], Ref] = {}
-
-
-def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
-
-
 class Tracer(TorchDispatchMode):
     """Records the calls that touch theta. Use as a context; then `program(outputs)`.
 
@@ -92,12 +55,10 @@ class Tracer(TorchDispatchMode):
         self._modules = modules
         self._nodes: list[Node] = []
         self._numbers: dict[str, int] = {}
-        self._storages: dict[int, _Storage] = {}
-        self._data: dict[int, torch.UntypedStorage] = {}
+        self._storages = Storages(self._nodes, self._place)
         self._obstructions: list[Obstruction] = []
         self._random: set[str] = set()
-        self._hooks: list[Place] = []
-        self._theta: dict[int, str] = {}
+        self._hooks: list[tuple[str, Place]] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -111,25 +72,27 @@ class Tracer(TorchDispatchMode):
         self._nodes.append(
             Node("theta", {"name": name}, {}, (tuple(tensor.shape),), (str(tensor.dtype),), place=Place("", name))
         )
-        self._write(tensor, Ref(len(self._nodes) - 1))
-        self._theta[tensor.untyped_storage()._cdata] = name
+        self._storages.declare_theta(name, tensor, Ref(len(self._nodes) - 1))
 
     def data(self, tensor: torch.Tensor) -> None:
         """Declare a tensor to be data: a constant that another batch would change."""
-        storage = tensor.untyped_storage()
-        self._data[storage._cdata] = storage
+        self._storages.declare_data(tensor)
 
     def hooked(self, tensor: torch.Tensor) -> None:
         """Note that a hook was registered on a tensor, maybe after it was used."""
-        if self._known(tensor):
-            self._hooks.append(self._place())
+        if self._storages.known(tensor):
+            self._hooks.append(("a hook may change the gradient here", self._place()))
+
+    def exits(self) -> Exits:
+        """The mode that tells this tracer of tensors that leave torch or get a hook."""
+        return Exits(self.leaves_torch, self.hooked)
 
     def leaves_torch(self, tensor: torch.Tensor, method: str) -> None:
         """Note that a method handed the values of a tensor to something else than torch."""
-        if self._known(tensor):
+        if self._storages.known(tensor):
             message = "the values go where they cannot be followed: compute with torch, or on a detached constant"
             self._obstruct("value leaves torch", method, message, self._place())
-        elif self._is_data(tensor):
+        elif self._storages.is_data(tensor):
             self._obstruct("data branch", method, "Python reads the data here", self._place())
 
     # -- the mode --------------------------------------------------------------------------------------------
@@ -144,9 +107,9 @@ class Tracer(TorchDispatchMode):
             self._random.add(name)
         if name in _CHECKS:
             return func(*args, **kwargs)
-        if name in _SHAPE_ONLY or not any(self._known(tensor) for tensor in tensors):
+        if name in _SHAPE_ONLY or not any(self._storages.known(tensor) for tensor in tensors):
             out = func(*args, **kwargs)
-            if any(self._is_data(tensor) for tensor in tensors):
+            if any(self._storages.is_data(tensor) for tensor in tensors):
                 if name in _LEAVES_TORCH and not isinstance(out, torch.Tensor):
                     self._obstruct(
                         "data branch",
@@ -159,6 +122,8 @@ class Tracer(TorchDispatchMode):
                         self.data(tensor)
             return out
         place = self._place()
+        if saved := saved_tensors_hook():
+            self._hooks.append((f"{saved} may change what backward reads, saved here", place))
         namespace = func._schema.name.split("::")[0]
         operator = name if namespace == "aten" else f"{namespace}::{name}"
         named = named_arguments(func, args, kwargs)
@@ -166,8 +131,7 @@ class Tracer(TorchDispatchMode):
         before = None if problem else self._encode(named, operator, place)
         if before is not None and name.startswith("as_strided"):
             # it reaches the whole storage, not the elements of its argument alone
-            storage = named["self"].untyped_storage()._cdata
-            before["self"] = self._storages[storage].whole if storage in self._storages else before["self"]
+            before["self"] = self._storages.whole(named["self"]) or before["self"]
         written = [argument.name for argument in func._schema.arguments if argument.alias_info is not None
                    and argument.alias_info.is_write]  # fmt: skip
         self._overwritten([named[key] for key in written], operator, place)
@@ -187,11 +151,10 @@ class Tracer(TorchDispatchMode):
     def _overwritten(self, targets: list[Any], operator: str, place: Place) -> None:
         """Note a write into theta itself: autodiff sees the new value as the leaf, and the next call starts there."""
         for target in targets:
-            if isinstance(target, torch.Tensor) and target.layout == torch.strided:
-                name = self._theta.get(target.untyped_storage()._cdata)
-                if name is not None:
-                    message = f"{name} is written in place: compute a new tensor from it instead"
-                    self._obstruct("refused", operator, message, place)
+            name = self._storages.part_of_theta(target) if isinstance(target, torch.Tensor) else None
+            if name is not None:
+                message = f"{name} is written in place: compute a new tensor from it instead"
+                self._obstruct("refused", operator, message, place)
 
     # -- recording -------------------------------------------------------------------------------------------
 
@@ -229,7 +192,7 @@ class Tracer(TorchDispatchMode):
                 self._obstruct("refused", operator, f"a {tensor.dtype} tensor of layout {tensor.layout}", place)
                 continue
             mutated = any(named.get(name) is tensor for name in written)
-            self._write(tensor, Ref(index, k), mutated, self._unseen(tensor) if mutated else "")
+            self._storages.write(tensor, Ref(index, k), mutated, self._storages.unseen(tensor) if mutated else "")
         for name in written:
             target = named.get(name)
             if isinstance(target, torch.Tensor) and id(target) not in returned:
@@ -286,73 +249,19 @@ class Tracer(TorchDispatchMode):
 
     def _cut(self, tensor: torch.Tensor) -> str:
         """Why autodiff does not follow theta through this tensor, or ""."""
-        if not tensor.is_floating_point() or not self._known(tensor):
+        if not tensor.is_floating_point() or not self._storages.known(tensor):
             return ""
         return severed(tensor)
 
     def _reference(self, tensor: torch.Tensor, operator: str, place: Place) -> Ref | Constant:
-        found = self._lookup(tensor)
+        found = self._storages.lookup(tensor)
         if found is not None:
             return found
         try:
-            return constant_of(tensor, self._is_data(tensor))
+            return constant_of(tensor, self._storages.is_data(tensor))
         except ValueError as error:
             self._obstruct("not finite", operator, str(error), place)
             return Constant(Interval())
-
-    # -- storages --------------------------------------------------------------------------------------------
-
-    def _known(self, tensor: torch.Tensor) -> bool:
-        return tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._storages
-
-    def _is_data(self, tensor: torch.Tensor) -> bool:
-        return tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._data
-
-    def _lookup(self, tensor: torch.Tensor) -> Ref | None:
-        if not self._known(tensor):
-            return None
-        storage = self._storages[tensor.untyped_storage()._cdata]
-        return storage.views.get(_geometry(tensor), storage.whole)
-
-    def _unseen(self, tensor: torch.Tensor) -> str:
-        """Why autodiff does not see a write into this tensor, or "".
-
-        torch's own cosine_similarity clamps its norms under no_grad: below eps its gradient is another function's.
-        """
-        if not torch.is_grad_enabled():
-            return "detached: written in place under no_grad, which autodiff does not see"
-        alias = self._known(tensor) and tensor.is_floating_point() and not tensor.requires_grad
-        return "detached: written through an alias, which autodiff does not see" if alias else ""
-
-    def _write(self, tensor: torch.Tensor, ref: Ref, mutated: bool = False, unseen: str = "") -> None:
-        storage = tensor.untyped_storage()
-        known = self._storages.get(storage._cdata)
-        if known is not None and unseen:
-            # what is read from now on has the old derivative, whatever its value is
-            cuts = {"self": unseen, "behind": unseen}
-            arguments = {"self": ref, "behind": known.whole}
-            self._nodes.append(
-                Node("tame.unseen", arguments, {}, ((),), ("torch.float",), cut=cuts, place=self._place())
-            )
-            ref = Ref(len(self._nodes) - 1)
-        if known is None:
-            whole = ref
-            covers = tensor.numel() * tensor.element_size() >= storage.nbytes()
-            if mutated and not covers:
-                # the rest of the storage keeps constants that nobody recorded
-                whole = self._mix([ref], Constant(Interval()))
-            known = self._storages[storage._cdata] = _Storage(storage, whole)
-        elif mutated:
-            covers = tensor.numel() * tensor.element_size() >= storage.nbytes() and tensor.is_contiguous()
-            known.whole = ref if covers else self._mix([known.whole, ref])
-            known.views = {}
-        known.views[_geometry(tensor)] = ref
-
-    def _mix(self, refs: list[Ref], *constants: Constant) -> Ref:
-        tensors = (*refs, *constants)
-        node = Node("tame.mix", {"tensors": tensors}, {}, ((),), ("torch.float",), place=self._place())
-        self._nodes.append(node)
-        return Ref(len(self._nodes) - 1)
 
     def _opaque(self, out: Any, named: dict[str, Any], written: list[str], place: Place, operator: str) -> None:
         targets = [tensor for tensor in tree_leaves(out) if isinstance(tensor, torch.Tensor)]
@@ -362,7 +271,7 @@ class Tracer(TorchDispatchMode):
                 continue
             self._nodes.append(Node("tame.opaque", {"operator": operator}, {}, (tuple(tensor.shape),),
                                     (str(tensor.dtype),), place=place))  # fmt: skip
-            self._write(tensor, Ref(len(self._nodes) - 1), True)
+            self._storages.write(tensor, Ref(len(self._nodes) - 1), True)
 
     def _obstruct(self, kind: str, operator: str, message: str, place: Place) -> None:
         self._obstructions.append(Obstruction(kind, operator, message, place))
@@ -374,7 +283,9 @@ class Tracer(TorchDispatchMode):
         """What was recorded; outputs: the tensors that the function returned."""
         refs = tuple(self._reference(tensor, "output", Place()) for tensor in outputs)
         random = tuple(sorted(self._random))
-        return Program(tuple(self._nodes), refs, tuple(self._obstructions), random, tuple(self._hooks))
+        nodes = [(f"a hook on {name} may change the gradient", Place()) for name in hooked_nodes(outputs)]
+        hooks = (*dict.fromkeys(self._hooks), *nodes)
+        return Program(tuple(self._nodes), refs, tuple(self._obstructions), random, hooks)
 
 
 def _outputs(out: Any) -> list[torch.Tensor]:
@@ -408,7 +319,7 @@ def traced(
     for tensor in data:
         if tensor.layout == torch.strided:
             tracer.data(tensor)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), _plain_kernels(), _Exits(tracer), tracer:
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), _plain_kernels(), tracer.exits(), tracer:
         torch.default_generator.manual_seed(0)
         result = function()
     outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
