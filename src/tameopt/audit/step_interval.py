@@ -21,6 +21,9 @@ from tameopt.noise.covariance import batch_factor
 from tameopt.problem import Problem
 
 _SAMPLES = 48  # our choice: the standard error of tr(H Sigma) is then about a tenth of it on the digits network
+_SAMPLES_AT_ONCE = 16
+_ENOUGH = 0.05  # our choice: no more samples are drawn once the best step is known to 5%
+_GROUP_RESIDUAL = 1e-2  # our choice: a Ritz value's error is quadratic in its residual, so some four digits
 _MOST_GROUPS = 8  # our choice: each costs a Lanczos run; the largest groups are measured, the others named
 
 
@@ -150,24 +153,34 @@ def step_interval(
         )
     hessian = problem.hessian(at)
     generator = torch.Generator().manual_seed(seed)
-    whole = _group("all parameters", hessian, factor, limit.decay, generator)
-    products = float(problem.dim)
+    whole, products = _group("all parameters", hessian, factor, limit.decay, generator, None)
     groups, left_out = _groups(problem)
-    parts = [_group(name, hessian.restrict(chosen), factor, limit.decay, generator) for name, chosen in groups]
+    parts = []
+    for name, chosen in groups:
+        part, used = _group(name, hessian.restrict(chosen), factor, limit.decay, generator, _GROUP_RESIDUAL)
+        parts.append(part)
+        products += used
     best = None
     # with momentum or a preconditioner the update is not along the mini-batch gradient
     if limit.method == "gradient descent":
         best = _best(problem, at, gradient, hessian, batch_size, replacement, generator)
-    cost = Cost(1.0, min(products, 80.0 * (1 + len(parts))), time.perf_counter() - begun)
+        products += 0 if best is None else 1 + best.samples
+    cost = Cost(1.0, float(products), time.perf_counter() - begun)
     return StepInterval(
         limit.method, factor, reason, whole, tuple(parts), left_out, best, float(gradient.norm()), cost
     )
 
 
 def _group(
-    name: str, operator: SymmetricOperator, factor: float | None, decay: float, generator: torch.Generator
-) -> GroupSteps:
-    found = spectrum(operator, k=1, which="largest", dense_below=64, generator=generator)
+    name: str,
+    operator: SymmetricOperator,
+    factor: float | None,
+    decay: float,
+    generator: torch.Generator,
+    tolerance: float | None,
+) -> tuple[GroupSteps, int]:
+    """The steps of one group, and the Hessian products used."""
+    found = spectrum(operator, k=1, which="largest", dense_below=16, tolerance=tolerance, generator=generator)
     if not math.isfinite(found.lambda_max):
         raise ValueError(f"the curvature of {name} is not finite at theta ({found.failure}): no step can be told.")
     top = found.lambda_max + decay
@@ -176,7 +189,7 @@ def _group(
     limits = (0.0, math.inf)
     if factor is not None:
         limits = (factor / upper if 0 < upper < math.inf else 0.0, factor / top if top > 0 else math.inf)
-    return GroupSteps(name, operator.dim, found.lambda_max, upper - decay, descent, limits)
+    return GroupSteps(name, operator.dim, found.lambda_max, upper - decay, descent, limits), found.products
 
 
 def _groups(problem: Problem) -> tuple[list[tuple[str, torch.Tensor]], tuple[str, ...]]:
@@ -219,13 +232,18 @@ def _best(
     if problem.reduction == "sum":
         return None
     assert batch_size is not None
-    m = min(_SAMPLES, problem.n)
-    chosen = torch.randperm(problem.n, generator=generator)[:m]
-    deviations = problem.sample_gradients(theta, chosen).to(g.dtype) - g
-    forms = (deviations * (hessian @ deviations.T).T).sum(1).double()
     scale = batch_factor(problem.n, batch_size, replacement)
-    trace = scale * float(forms.mean())
-    error = 1.96 * scale * float(forms.std()) / math.sqrt(m) if m > 1 else math.inf
+    order = torch.randperm(problem.n, generator=generator)[:_SAMPLES]
+    forms = torch.empty(0, dtype=torch.float64)
+    trace, error = 0.0, math.inf
+    for chosen in order.split(_SAMPLES_AT_ONCE):
+        deviations = problem.sample_gradients(theta, chosen).to(g.dtype) - g
+        forms = torch.cat([forms, (deviations * (hessian @ deviations.T).T).sum(1).double().cpu()])
+        trace = scale * float(forms.mean())
+        error = 1.96 * scale * float(forms.std()) / math.sqrt(len(forms)) if len(forms) > 1 else math.inf
+        if error < _ENOUGH * (curved + trace):
+            break
+    m = len(forms)
     if curved + trace <= 0:
         why = "the expected quadratic model has no lowest point along the gradient"
         return BestStep(math.nan, (math.nan, math.nan), plain, batch_size, m, why)
