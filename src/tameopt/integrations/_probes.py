@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from tameopt.batches import rows, size_of
+from tameopt.integrations._budget import Budget
+from tameopt.integrations._certificates import LiveCertificates
 from tameopt.integrations._ranks import Alone
 from tameopt.integrations._record import Record
 from tameopt.problem import Problem
@@ -49,6 +51,9 @@ class Probes:
         self._windows: list[list[int]] = []
         self._written_bytes = 0
         self.seconds = _estimated_seconds(problem, ranks.world)
+        # with sharded parameters the ranks would have to agree on each try
+        self.certificates = LiveCertificates(problem if ranks.world == 1 and gathers else None)
+        self._last: tuple[torch.Tensor, float] | None = None
 
     def look(self, run: Record, step: int) -> None:
         """F and its gradient over all data at the present theta, which is saved too."""
@@ -57,6 +62,18 @@ class Probes:
             return
         self._full_value(run, step, theta)
         self._save(run, step, theta)
+
+    def certify(self, run: Record, step: int, budget: Budget) -> None:
+        """Try to certify zero training loss from the theta of the last probe on, if the budget has room."""
+        if self._last is None:
+            return
+        theta, value = self._last
+        self._last = None
+        self.running = True
+        try:
+            self.certificates.attempt(run, step, theta, value, budget)
+        finally:
+            self.running = False
 
     def save(self, run: Record, step: int) -> None:
         """The present theta alone."""
@@ -104,6 +121,8 @@ class Probes:
             value, norm = self._ranks.full_value(self.problem, theta)
             run.record(step, {"full_loss": value, "full_gradient_norm": norm})
             self.count += 1
+            if self.certificates.wanted:
+                self._last = theta, value
         except Exception as error:  # noqa: BLE001 - whatever a person's model raises, their training goes on
             self.disable(run, step, f"{type(error).__name__}: {error}")
         finally:

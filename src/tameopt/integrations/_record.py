@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,14 @@ import torch
 from tameopt.run import Run, RunFormatError
 
 _LOG = logging.getLogger("tameopt")
+
+
+def free_folder(root: Path, name: str) -> Path:
+    """`root/name`, with a number added rather than a run that is there already."""
+    folder, serial = root / name, 2
+    while folder.exists():
+        folder, serial = root / f"{name}-{serial}", serial + 1
+    return folder
 
 
 class Record:
@@ -47,6 +56,10 @@ class Record:
     def update_meta(self, settings: Mapping[str, Any]) -> None:
         """As `Run.update_meta`."""
         self._write(lambda run: run.update_meta(settings))
+
+    def write_file(self, name: str, write: Callable[[Path], None]) -> None:
+        """A file of its own in the run's folder, which `write` makes at the path it is given."""
+        self._write(lambda run: write(run.path / name))
 
     def _write(self, call: Callable[[Run], None]) -> None:
         if self._run is None or self.failure:

@@ -2,8 +2,9 @@
 
 The optimizer's own hooks see each step; nothing in the loop changes. Cheap numbers (learning rate, loss where the
 loss is a module, gradient norms before and after clipping) go into a buffer on the device and reach the disk now
-and then; full-data values, gradients and copies of theta are taken when the budget allows. Probes are functional:
-parameters, buffers, gradients and random states stay bit for bit what they were.
+and then; full-data values, gradients and copies of theta are taken when the budget allows, and at the probed thetas
+the certificate of zero training loss is tried while that is cheap. Probes are functional: parameters, buffers,
+gradients and random states stay bit for bit what they were.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import torch
 from torch import nn
 
 from tameopt.batches import Batch, batches_of, size_of
+from tameopt.evidence import Finding
 from tameopt.integrations._budget import Budget, parse_share
+from tameopt.integrations._optimizer import arguments_of, innermost
 from tameopt.integrations._probes import Probes
 from tameopt.integrations._ranks import GATHERED_BYTES, Alone, Plan, Sharded, plain_copy, sharded
-from tameopt.integrations._record import Record
+from tameopt.integrations._record import Record, free_folder
 from tameopt.integrations._samples import Samples
 from tameopt.loss_module import Loss, unwrapped
 from tameopt.probe import NotDeterministicError
@@ -85,6 +88,15 @@ class Watch:
     def problem(self) -> Problem | None:
         """F over all data, as the probes evaluate it."""
         return self._probes.problem
+
+    @property
+    def certified(self) -> Finding | None:
+        """The proof that zero training loss is reached from a probed step on, once a certificate held there.
+
+        Its file is `certificate.safetensors` in the run's folder, which `tameopt certify --check` replays.
+        """
+        live = self._probes.certificates
+        return None if live.found is None else live.found.finding(live.step)
 
     # -- what the loop may call ----------------------------------------------------------------------------
 
@@ -177,6 +189,7 @@ class Watch:
         begun = time.perf_counter()
         if self._armed and self._probe_due:
             self._probes.timed_look(self._record, self._step)
+            self._probes.certify(self._record, self._step, self.budget)
             self._probe_due = False
             # geometric spacing: a run of a million steps gets some hundreds of probes, dense where it moves fast
             self._next_probe = self._step + max(1, self._step // 50)
@@ -214,10 +227,12 @@ class Watch:
 
     def _plan(self) -> Plan:
         """Steps to the next sample, and whether that one is probed; rank 0's plan is every rank's."""
-        # a third of the budget goes to these numbers, the rest to the probes
+        # a third of the budget goes to these numbers, up to a third to certificates, the rest to probes
         step_seconds = max(self.budget.elapsed - self.budget.spent, 1e-9) / (self._step + 1)
         stride = max(1, math.ceil(3 * self._sample_seconds / (self.budget.share * step_seconds)))
-        due = self._step + stride >= self._next_probe and self.budget.allows(self._probes.seconds)
+        due = self._step + stride >= self._next_probe and self.budget.allows(
+            self._probes.seconds + self._probes.certificates.reserve(self.budget)
+        )
         return stride, int(due)
 
     def _write_batch_size(self) -> None:
@@ -226,35 +241,6 @@ class Watch:
             self._record.update_meta({"batch_size": self._samples.batch_size * self._replicas})
             self._batch_size_written = True
         self._samples.batch_size = 0
-
-
-def _arguments(group: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a parameter group that JSON can hold."""
-    return {
-        key: value if isinstance(value, (bool, int, float, str, type(None))) else list(value)
-        for key, value in group.items()
-        if key not in ("params", "param_names")
-        and (
-            isinstance(value, (bool, int, float, str, type(None)))
-            or (isinstance(value, (tuple, list)) and all(isinstance(part, (int, float)) for part in value))
-        )
-    }
-
-
-def innermost(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside the wrappers of Accelerate and Lightning."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
-    return optimizer
-
-
-def _free_folder(root: Path, name: str) -> Path:
-    folder, serial = root / name, 2
-    while folder.exists():
-        folder, serial = root / f"{name}-{serial}", serial + 1
-    return folder
 
 
 def watch(
@@ -334,14 +320,14 @@ def watch(
         "dtype": str(parameters[0].dtype).removeprefix("torch."),
         "optimizer": {
             "name": type(optimizer).__name__,
-            "arguments": _arguments(optimizer.param_groups[0]),
-            "groups": [_arguments(group) for group in optimizer.param_groups],
+            "arguments": arguments_of(optimizer.param_groups[0]),
+            "groups": [arguments_of(group) for group in optimizer.param_groups],
         },
         "sampling": "unknown",
         "watched": True,
         "budget": share,
     }
-    run = None if rank else Run.create(_free_folder(Path(out), label), settings)
+    run = None if rank else Run.create(free_folder(Path(out), label), settings)
     replicated = isinstance(model, nn.parallel.DistributedDataParallel)
     replicas = torch.distributed.get_world_size() if several and replicated else 1
     samples = Samples(optimizer, trained, ranks, scaler, accumulated=not replicated)
@@ -389,6 +375,11 @@ class Idle(Watch):
     @property
     def problem(self) -> Problem | None:
         """None: the probes are rank 0's."""
+        return None
+
+    @property
+    def certified(self) -> Finding | None:
+        """None: the certificates are rank 0's."""
         return None
 
     def step(self, loss: torch.Tensor | None = None, batch: Batch = None) -> None:

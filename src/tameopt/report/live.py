@@ -130,6 +130,17 @@ def line(shot: Snapshot) -> str:
     return ", ".join(parts)
 
 
+def event_line(event: dict[str, Any]) -> str:
+    """An event in words, with what was proved when something was.
+
+    >>> event_line({"kind": "diverged", "step": 1200, "data": {}})
+    'diverged at step 1,200'
+    """
+    data = event["data"]
+    proof = f": {data['verdict']}  {data['statement']}" if {"verdict", "statement"} <= set(data) else ""
+    return f"{event['kind']} at step {event['step']:,}{proof}"
+
+
 _WORDS = {
     "loss": "mini-batch loss",
     "full_loss": "F, all samples",
@@ -160,7 +171,7 @@ def panel(shot: Snapshot) -> RenderableType:
     if shot.recent:
         table.add_row("recent loss", sparkline(shot.recent))
     for event in shot.events:
-        table.add_row(Text("event"), Text(literal(f"{event['kind']} at step {event['step']:,}")))
+        table.add_row(Text("event"), Text(literal(event_line(event))))
     if shot.state == "stopped":
         table.add_row("", Text("The process that wrote it is gone; what was recorded can be audited.", "yellow"))
     return Group(head, table)
