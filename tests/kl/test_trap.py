@@ -16,7 +16,7 @@ from torch import nn
 from tameopt.evidence import Verdict
 from tameopt.kl import check, check_shallow, check_trap, ntk, trap_certificate
 from tameopt.kl.shallow import ShallowNetwork, Sine, recognise
-from tameopt.kl.shallow_numbers import ShallowNumbers, shallow_numbers
+from tameopt.kl.shallow_numbers import ProvedNumbers, ShallowNumbers, shallow_numbers
 from tameopt.kl.trap import certify
 from tameopt.problem import Problem
 
@@ -337,6 +337,12 @@ def test_a_wrong_estimate_does_not_become_a_proof(certified, monkeypatch):
     honest = shallow_numbers(net)
     lying = ShallowNumbers(**{**honest.__dict__, "s0": 2 * honest.s0})
     monkeypatch.setattr(trap, "shallow_numbers", lambda net: lying)
+    # the claim of the lie is refused; what is proved is claimed of the checker's own numbers
+    certificate = certify(net, 1.0)
+    assert certificate.verdict is Verdict.PROVED and certificate.s0 <= honest.s0
+    bounds = check_shallow.one_hidden_layer_bounds(net.description(), net.arrays())
+    doubled = ProvedNumbers(2 * bounds.s0, bounds.J0, bounds.u0, honest.noise, bounds)
+    monkeypatch.setattr(trap, "proved_numbers", lambda net, noise: doubled)
     certificate = certify(net, 1.0)
     assert certificate.verdict is Verdict.UNKNOWN
     assert "not by a margin" in certificate.reason
@@ -353,3 +359,18 @@ def test_shared_weights_are_refused(bias):
     certificate = trap_certificate(problem)
     assert pytest.approx(math.sqrt(ntk(problem).lambda_max), rel=1e-6) == certificate.J0
     assert certificate.p == problem.dim
+
+
+def test_where_rounding_is_not_small_beside_norm_u_the_checkers_numbers_are_claimed(certified):
+    problem, certificate = certified
+    theta = problem.theta
+    for _ in range(300):
+        theta = theta - certificate.step * problem.gradient(theta)
+        if float(problem.value(theta)) < 1e-24:
+            break
+    net = recognise(problem, theta)
+    plain, proved = shallow_numbers(net), check_shallow.one_hidden_layer_bounds(net.description(), net.arrays())
+    # plain numbers with their slack of 1e-7 and 1e-12 cannot be proved here
+    assert proved.u0 > plain.u0 * (1 + 1e-7) + 1e-12
+    found = trap_certificate(problem, theta)
+    assert found.verdict is Verdict.PROVED and found.u0 == proved.u0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tameopt.kl.check_shallow import Bounds, one_hidden_layer_bounds
 from tameopt.kl.shallow import Shallow
 
 # sigma -> (sup |sigma'|, sup |sigma''|); closed forms: 4/(3 sqrt 3), 1/(6 sqrt 3), 1/4, 2/sqrt(2 pi), 1
@@ -41,6 +42,27 @@ class ShallowNumbers:
             return self.first * self.A0
         b = self.first * (self.A0 + radius)
         return (b + math.hypot(b, 2 * self.features)) / 2
+
+
+@dataclass(frozen=True)
+class ProvedNumbers:
+    """The checker's own bounds, which a claim made of them never misses by rounding."""
+
+    s0: float
+    J0: float
+    u0: float
+    noise: float
+    bounds: Bounds
+
+    def ell(self, radius: float) -> float:
+        """A Lipschitz constant of J on the ball."""
+        return self.bounds.ell(radius)
+
+
+def proved_numbers(net: Shallow, noise: float) -> ProvedNumbers:
+    """The numbers as the checker bounds them: one more pass over neurons and samples. noise: as in ShallowNumbers."""
+    found = one_hidden_layer_bounds(net.description(), net.arrays())
+    return ProvedNumbers(max(found.s0, 0.0), found.J0, found.u0, noise, found)
 
 
 _Map = Callable[[torch.Tensor], torch.Tensor]
