@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tameopt.commands._common import Command, Json, Panel, Seed, emit_json, terminal
+from tameopt.commands._kink_influence import influence as measure_influence
 
 
 def clarke(
@@ -21,6 +22,11 @@ def clarke(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Write a picture of the four sets here (two variables).")
     ] = None,
+    influence: Annotated[
+        bool, typer.Option("--influence", help="Measure what the value chosen at a network's kinks changes.")
+    ] = False,
+    steps: Annotated[int, typer.Option("--steps", help="With --influence: mini-batches of each training.")] = 100,
+    repeats: Annotated[int, typer.Option("--repeats", help="With --influence: trainings of each choice.")] = 1,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> int | None:
@@ -28,6 +34,11 @@ def clarke(
     from tameopt import problems
 
     is_target = source in problems.names() or ".py:" in source or Path(source).exists()
+    if influence:
+        if not is_target:
+            raise ValueError(f"--influence needs a network (a problem, FILE.py:factory or run), got {source!r}.")
+        measure_influence(source, steps, repeats, seed, plot, as_json)
+        return None
     document, lines = _target(source, seed) if is_target else _formula(source, at, plot)
     if as_json:
         emit_json(document)

@@ -10,6 +10,7 @@ from tameopt.nonsmooth.backprop import Backprop, check_backprop
 from tameopt.nonsmooth.chain_rule import ChainRule, chain_rule
 from tameopt.nonsmooth.clarke_distance import ClarkeDistance, clarke_distance
 from tameopt.nonsmooth.goldstein import Goldstein, goldstein
+from tameopt.nonsmooth.kink_influence import KinkInfluence, kink_influence
 from tameopt.nonsmooth.kinks import Census, census
 from tameopt.nonsmooth.min_norm import MinNorm, min_norm
 from tameopt.nonsmooth.safe_gradient import SafeGradient, safe_gradient
@@ -21,6 +22,7 @@ __all__ = [
     "ChainRule",
     "ClarkeDistance",
     "Goldstein",
+    "KinkInfluence",
     "MinNorm",
     "SafeGradient",
     "Subdifferential",
@@ -30,6 +32,7 @@ __all__ = [
     "check_backprop",
     "clarke_distance",
     "goldstein",
+    "kink_influence",
     "min_norm",
     "prox",
     "safe_gradient",
