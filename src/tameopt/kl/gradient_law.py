@@ -14,9 +14,9 @@ _NONE = (float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class GradientLaw:
-    """norm(grad F) = c (F - F*)^theta along the recorded path.
+    """norm(grad F) = c (F - F*)^theta along the recorded path, c = exp(log_c).
 
-    theta, c, F_star with 95% block-bootstrap intervals; decades: log10 of the range of F - F* that was seen;
+    theta and F_star with 95% block-bootstrap intervals; decades: log10 of the range of F - F* that was seen;
     points: how many recorded points; scatter: standard deviation of log norm(grad F) about the line;
     mask: which points of the series were used.
 
@@ -26,7 +26,7 @@ class GradientLaw:
 
     theta: float
     theta_interval: tuple[float, float]
-    c: float
+    log_c: float
     F_star: float
     F_star_interval: tuple[float, float]
     decades: float
@@ -114,7 +114,7 @@ def gradient_law(
     return GradientLaw(
         float(slopes[best]),
         (float(low), float(high)),
-        float(np.exp(intercepts[best])),
+        float(intercepts[best]),
         float(candidates[best]),
         (float(star_low), float(star_high)),
         float(np.log10(excess.max() / excess.min())),

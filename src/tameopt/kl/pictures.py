@@ -68,7 +68,7 @@ def gradient_picture(law: GradientLaw, series: LossSeries) -> Picture:
         "norm(grad F)",
         (
             _curve("recorded", excess, norms, "points"),
-            _curve(f"{law.c:.3g} (F - F*)^{law.theta:.2f}", ends, law.c * ends**law.theta),
+            _curve(f"slope {law.theta:.2f}", ends, np.exp(law.log_c + law.theta * np.log(ends))),
         ),
         x_log=True,
         y_log=True,

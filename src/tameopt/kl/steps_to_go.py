@@ -19,6 +19,8 @@ from tameopt.kl.series import LossSeries
 CLAIM = "rate.steps_to_target"
 _SHARE = 0.5  # our choice: half of what is left, so that the extension is no longer than what could be tried
 _TOLERANCE = 0.15  # our choice: a promise is useful within 25%; the trial has to be better than that
+_USUAL = 0.25  # what labelled runs missed by at most, but for 1 in 30 (docs/verdicts.md)
+_ONE_TRIAL = 12.7  # 97.5% quantile of Student's t with one degree of freedom: one trial says that little
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,19 @@ def steps_finding(fitted: Fit, series: LossSeries, lower: float | None = None) -
             f"No number of steps can be promised: {why}.", "a decay that foretold the last part of this record"
         )
     off = abs(trial.error)
-    low, high = min(low, steps * (1 - off)), max(high, steps * (1 + off))
+    wide = min(_ONE_TRIAL * off, _USUAL)
+    # the first whole step at or below the target
+    low, high = math.floor(min(low, steps * (1 - wide))), math.ceil(max(high, steps * (1 + wide)))
+    steps = math.ceil(steps)
     return measured(
         CLAIM,
-        f"F reaches {target:.6g}, half of its present distance to the limit, in {steps:,.0f} more steps "
-        f"[{low:,.0f}, {high:,.0f}].",
-        steps,
+        f"F reaches {target:.6g}, half of its present distance to the limit, in {steps:,} more steps "
+        f"[{low:,}, {high:,}].",
+        float(steps),
         method=f"the fitted {fitted.regime} decay extended; from step {trial.step:,} it foretold the present level "
         f"within {100 * off:.0f}%",
-        error_kind="95% block-bootstrap interval, widened by the error of the trial",
-        interval=(low, high),
+        error_kind="95% block-bootstrap interval, widened by what the error of one trial allows, 25% at most",
+        interval=(float(low), float(high)),
         scope=Scope.RUN,
         sample_size=fitted.points,
         seed=fitted.seed,
