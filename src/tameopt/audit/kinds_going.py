@@ -310,7 +310,7 @@ def _falling(scene: Scene) -> Candidate | None:
         ),
         "medium",
         "Train on: the record does not yet show a limit.",
-        "a lower F, by an amount that cannot be promised",
+        "F falls further, by an amount that cannot be promised",
     )
 
 

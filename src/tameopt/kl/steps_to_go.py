@@ -44,7 +44,10 @@ class Trial:
 def steps_finding(fitted: Fit, series: LossSeries, lower: float | None = None) -> Finding:
     """rate.steps_to_target: steps until F is half as far from its fitted limit as now."""
     if fitted.regime not in ("linear", "sublinear"):
-        return _silent(f"No number of steps can be promised: {fitted.reason}.", "a decay that the record decides")
+        return _silent(
+            "No number of steps can be promised while the rate is open.",
+            f"a decay that the record decides: {fitted.reason}",
+        )
     target = fitted.F_star + _SHARE * fitted.excess
     steps, (low, high) = fitted.steps_to(target)
     if not (math.isfinite(steps) and math.isfinite(high) and steps > 0):

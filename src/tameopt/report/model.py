@@ -91,7 +91,15 @@ def subject(diagnosis: Diagnosis) -> list[str]:
 def next_step(diagnosis: Diagnosis) -> str:
     """The next action and its predicted effect as sentences; "" when there is none."""
     parts = (diagnosis.verdict.next_action.strip(), diagnosis.verdict.predicted_effect.strip())
-    return " ".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
+    return " ".join(_sentence(part) for part in parts if part)
+
+
+def _sentence(text: str) -> str:
+    """text with a capital, unless it begins with a name of the notation, and a full stop."""
+    first = text.split()[0]
+    if first.isalpha() and first not in ("alpha", "eps", "lr"):
+        text = text[0].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def title(diagnosis: Diagnosis) -> str:
