@@ -46,7 +46,7 @@ class _Watch(TorchDispatchMode):
             self.beyond |= bool((((size > 1e60) & (size < math.inf)) | ((size > 0) & (size < 1e-60))).any())
         if name in _SATURATING and read:
             # 1 - tanh(15) is 2e-13: above that, what is left of it is rounding
-            self.beyond |= bool((read[0].abs() > 15).any())
+            self.beyond |= bool(((read[0].abs() > 15) & read[0].isfinite()).any())
         if name in _PERIODIC and read:
             # the argument has lost its place in the period: 1e9 is known to 1e-7 after one rounding
             self.beyond |= bool((read[0].abs() > 1e9).any())

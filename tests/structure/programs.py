@@ -10,6 +10,9 @@ from torch.nn import functional
 # numbers become vectors along this one: equal entries would make std and var pure rounding
 _ALONG = torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)
 _MATRIX = torch.tensor([[1.0, 0.5, 0.0], [-0.5, 1.0, 2.0], [0.25, 0.0, -1.0]], dtype=torch.float64)
+_SIGNS = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
+_OTHER_SIGNS = torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
+_ORDER, _OTHER_ORDER = torch.tensor([1, 2, 0]), torch.tensor([2, 0, 1])
 _TARGET = torch.tensor([0.2, 1.0, 0.7], dtype=torch.float64)
 
 UNARY: dict[str, Callable] = {
@@ -127,6 +130,38 @@ UNARY: dict[str, Callable] = {
     "smooth l1": lambda x: functional.smooth_l1_loss(x, _TARGET, reduction="none"),
     "determinant": lambda x: torch.linalg.det(torch.outer(x, x) + _MATRIX) * _ALONG,
     "matrix exponential": lambda x: torch.matrix_exp(torch.diag(x.tanh())).diagonal(),
+}
+
+
+def _stale_views(x: torch.Tensor) -> torch.Tensor:
+    """The product of two views that were taken before a write into what they view."""
+    y = x * 1.0
+    left, right = y[:2], y[1:]
+    y.add_(0.25)
+    return torch.cat([left * right, x[:1]])
+
+
+def _padded_pool(x: torch.Tensor) -> torch.Tensor:
+    padded = functional.pad(x[None, None], (1, 1), value=float("-inf"))
+    return functional.max_pool1d(padded, 2, 1)[0, 0, :3]
+
+
+UNARY |= {
+    "two orders": lambda x: x[_ORDER] * x[_OTHER_ORDER],
+    "two signs": lambda x: (x * _SIGNS) * (x * _OTHER_SIGNS),
+    "order": lambda x: x[_ORDER],
+    "other order": lambda x: x[_OTHER_ORDER],
+    "stale views": _stale_views,
+    "masked softmax": lambda x: x.masked_fill(_SIGNS < 0, float("-inf")).softmax(0),
+    "masked log sum": lambda x: x.masked_fill(_SIGNS < 0, float("-inf")).logsumexp(0) * _ALONG,
+    "masked sigmoid": lambda x: x.masked_fill(_SIGNS < 0, float("-inf")).sigmoid(),
+    "masked exp": lambda x: (0.3 * x).masked_fill(_SIGNS < 0, float("-inf")).exp(),
+    "masked max": lambda x: x.masked_fill(_SIGNS < 0, float("-inf")).amax() * _ALONG,
+    "masked clamp": lambda x: (x.sigmoid() + 2).masked_fill(_SIGNS < 0, float("-inf")).clamp(min=0.5),
+    "padded pool": _padded_pool,
+    "branch": lambda x: x.square() if x.sum() > 0.3 else -x,
+    "guard": lambda x: x if torch.isfinite(x).all() else x.sin(),
+    "settled branch": lambda x: x.exp().log1p() if (x.square() >= 0).all() else x.sin(),
 }
 BINARY: dict[str, Callable] = {
     "add": torch.add,

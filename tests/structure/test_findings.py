@@ -50,11 +50,20 @@ def test_nothing_is_claimed_about_the_mexican_hat():
     assert {finding.verdict for finding in found.values()} == {Verdict.UNKNOWN}
 
 
-def test_a_branch_blocks_every_proof():
-    problem = tame.Problem.from_function(lambda t: t.sum() if t.sum() > 0 else -t.sum(), torch.ones(2).double())
+def test_a_branch_that_cannot_be_followed_blocks_every_proof():
+    problem = tame.Problem.from_function(
+        lambda t: t.sum() if torch.equal(t, t.round()) else -t.sum(), torch.ones(2).double()
+    )
     found = _verdicts(problem)
     assert {finding.verdict for finding in found.values()} == {Verdict.UNKNOWN}
     assert "Python decides" in found["F.tame"].evidence.missing
+
+
+def test_a_branch_that_can_be_followed_leaves_the_class_proved_and_continuity_open():
+    problem = tame.Problem.from_function(lambda t: t.sum() if t.sum() > 0 else -t.sum(), torch.ones(2).double())
+    found = _verdicts(problem)
+    assert found["F.tame"].verdict is Verdict.PROVED
+    assert found["F.continuous"].verdict is Verdict.UNKNOWN
 
 
 @pytest.mark.parametrize(

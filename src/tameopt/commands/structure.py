@@ -55,6 +55,8 @@ def structure(
     ]
     for name, text in rows:
         console.print(f"  {name:<14}{text}")
+    for way in found.ways:
+        console.print(f"  way: {way}", soft_wrap=True, markup=False, highlight=False)
     for item in found.obstructions:
         console.print(f"  missing: {item}")
     for operation in found.kinks:

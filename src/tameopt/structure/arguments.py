@@ -72,6 +72,13 @@ def refusal(tensors: list[torch.Tensor]) -> str:
     return ""
 
 
+def reinterpreted(func: Any) -> str:
+    """Why a view of the bits of a tensor as numbers of another kind is refused, or ""."""
+    if func._schema.name == "aten::view" and func._overloadname == "dtype":
+        return "the bits of numbers are read as other numbers: convert them instead"
+    return ""
+
+
 def severed(tensor: torch.Tensor) -> str:
     """Why autodiff does not follow theta through a tensor that depends on it, or ""."""
     if not tensor.requires_grad:

@@ -133,7 +133,24 @@ def _structure(
         wrt,
         time.perf_counter() - start,
         replayed,
+        _ways(program, found.values),
     )
+
+
+def _ways(program: Program, values: Mapping[Ref, Value]) -> tuple[str, ...]:
+    """What F is for each way that Python's decisions on theta can go, where it can go several."""
+    if len(program.paths) < 2:
+        return ()
+    found = []
+    for path in program.paths:
+        decisions = ", ".join(f"{made} at {place}" for made, place in zip(path.made, path.places, strict=True))
+        value = values.get(path.result) if path.result is not None else None
+        what = path.error or "unknown"
+        if value is not None:
+            degree = f" of degree {value.degree}" if value.degree is not None and not value.generators else ""
+            what = f"{value.definable}{degree}, {smoothness_name(value.smooth)}, autodiff {AUTODIFF[value.autodiff]}"
+        found.append(f"{decisions}: {what}")
+    return tuple(found)
 
 
 def certificate_data(program: Program, result: Value, any_data: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tameopt.structure.program import Constant, Node, Obstruction, Program, Ref
 from tameopt.structure.ranges import Interval
 from tameopt.structure.rules._call import Call, NoRuleError
 from tameopt.structure.rules.masks import require_taken
+from tameopt.structure.rules.selection import branches
 from tameopt.structure.tame import ALMOST_EVERYWHERE, CLASSICAL, CONSERVATIVE, WRONG
 from tameopt.structure.value import Value, constant, join, parameter
 
@@ -104,6 +105,8 @@ def evaluate(
     call = Call(node.op, arguments, node.shapes, node.outputs, node.dtypes, node.types)
     if node.op in ("tame.mix", "tame.average", "tame.outputs"):
         return [after_cut(node, call, join(call.tensors))]
+    if node.op == "tame.branches":
+        return [branches(call)]
     if node.op == "tame.unseen":
         return [unseen(call.value("self"), call.value("behind"))]
     if node.op == "tame.total":
@@ -165,11 +168,13 @@ def call_of(program: Program, node: Node, values: Mapping[Ref, Value]) -> Call:
 
 
 def squared(node: Node, call: Call) -> Call:
-    """x * x read as x^2, whose range is known to be nonnegative."""
-    if node.op.rstrip("_") != "mul":
-        return call
+    """x * x read as x^2, whose range is known to be nonnegative; x == x marked as a comparison of equals."""
     left, right = node.arguments.get("self"), node.arguments.get("other")
-    if isinstance(left, Ref) and left == right:
+    if not isinstance(left, Ref) or left != right:
+        return call
+    if node.op in ("eq", "ne"):
+        return replace(call, arguments={**call.arguments, "same": True})
+    if node.op.rstrip("_") == "mul":
         return Call("square", {"self": call.value("self"), "square": True}, call.shapes, call.outputs, call.dtypes)
     return call
 

@@ -94,11 +94,25 @@ class Obstruction:
 
 
 @dataclass(frozen=True)
+class Path:
+    """One way that Python's decisions on theta can go.
+
+    made: what is decided, in order; places: where. result: what the function then returns, or None: it raises.
+    """
+
+    made: tuple[bool, ...]
+    places: tuple[str, ...]
+    result: Ref | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Program:
     """Everything that was recorded.
 
     nodes in order; node 0.. are leaves "theta" where `op` says so. outputs: what the function returns. random: the
     operators that drew random numbers. hooks: what may change the gradient behind autodiff's back, and where.
+    paths: the ways that Python's decisions on theta can go, when all are in the program.
     """
 
     nodes: tuple[Node, ...]
@@ -106,6 +120,7 @@ class Program:
     obstructions: tuple[Obstruction, ...] = ()
     random: tuple[str, ...] = ()
     hooks: tuple[tuple[str, Place], ...] = ()
+    paths: tuple[Path, ...] = ()
 
     def live(self) -> list[int]:
         """The nodes that the outputs need, in order."""
@@ -117,3 +132,17 @@ class Program:
                 needed.add(index)
                 stack.extend(ref.node for ref in self.nodes[index].refs())
         return sorted(needed)
+
+
+def shifted(node: Node, shift: int) -> Node:
+    """The node with its references moved by `shift` nodes."""
+    if shift == 0:
+        return node
+
+    def moved(argument: Any) -> Any:
+        if isinstance(argument, Ref):
+            return Ref(argument.node + shift, argument.output)
+        return tuple(moved(item) for item in argument) if isinstance(argument, tuple) else argument
+
+    arguments = {name: moved(argument) for name, argument in node.arguments.items()}
+    return Node(node.op, arguments, node.shapes, node.outputs, node.dtypes, node.types, node.cut, node.place)

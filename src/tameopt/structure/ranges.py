@@ -111,6 +111,8 @@ class Interval:
         return self + (-other)
 
     def __mul__(self, other: Interval) -> Interval:
+        if 1.0 == self.lo == self.hi or 1.0 == other.lo == other.hi:
+            return other if 1.0 == self.lo == self.hi else self
         corners = [_product(a, b) for a in (self.lo, self.hi) for b in (other.lo, other.hi)]
         infinite = not (self.bounded and other.bounded)
         lo, hi = min(corners), max(corners)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from tameopt.structure.arguments import severed
+from tameopt.structure.branches import joined
+from tameopt.structure.decisions import Decisions, TooManyDecisionsError
 from tameopt.structure.places import persons_line
-from tameopt.structure.program import Constant, Node, Obstruction, Place, Program, Ref
+from tameopt.structure.program import Constant, Node, Obstruction, Place, Program, Ref, shifted
 from tameopt.structure.subject import Subject, new_leaf
 from tameopt.structure.trace import traced
 
@@ -19,7 +20,8 @@ from tameopt.structure.trace import traced
 def recorded(subject: Subject, seed: int) -> tuple[Program, tuple[str, ...]]:
     """The program of all parts, and what should be said about it."""
     notes = list(subject.notes)
-    program = _run_all(subject, subject.leaves)
+    decisions = Decisions()
+    program = _run_all(subject, subject.leaves, decisions)
     on_meta = any(leaf.is_meta for leaf in subject.leaves.values())
     if not subject.any_data:
         # every batch was traced, so what Python read from the data is what it will read again
@@ -32,13 +34,15 @@ def recorded(subject: Subject, seed: int) -> tuple[Program, tuple[str, ...]]:
             "traced on the meta device: nothing was computed; buffers count as arbitrary numbers, running variances "
             "as >= 0"
         )
+    elif decisions.made and not decisions.spoiled and all(item.kind == "branch" for item in program.obstructions):
+        moved = _moved(subject, seed)
+        program = joined(
+            lambda made: _run_all(subject, subject.leaves, made),
+            lambda made: _with_conditions(subject, moved, made),
+            _skeleton, subject.any_data,
+        ) or program  # fmt: skip
     elif not program.obstructions:
-        generator = torch.Generator().manual_seed(seed)
-        moved = {
-            name: new_leaf(leaf.detach() + 0.1 * (1 + leaf.detach().abs()) * _noise(leaf, generator))
-            for name, leaf in subject.leaves.items()
-        }
-        second = _run_all(subject, moved)
+        second = _run_all(subject, _moved(subject, seed))
         if any(item.kind != "data branch" for item in second.obstructions) or _skeleton(second) != _skeleton(program):
             message = (
                 "a second run at other parameters went through other operators or constants: theta reaches the "
@@ -47,6 +51,24 @@ def recorded(subject: Subject, seed: int) -> tuple[Program, tuple[str, ...]]:
             where = Obstruction("differs between runs", subject.name, message, Place())
             program = replace(program, obstructions=(where, *second.obstructions))
     return program, tuple(notes)
+
+
+def _moved(subject: Subject, seed: int) -> dict[str, torch.Tensor]:
+    """Other parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: new_leaf(leaf.detach() + 0.1 * (1 + leaf.detach().abs()) * _noise(leaf, generator))
+        for name, leaf in subject.leaves.items()
+    }
+
+
+def _with_conditions(subject: Subject, leaves: Mapping[str, torch.Tensor], decisions: Decisions) -> list[str]:
+    """What a run that decides as told goes through, its conditions too; nothing when it does not run."""
+    try:
+        program = _run_all(subject, leaves, decisions)
+    except (ValueError, TooManyDecisionsError):
+        return []
+    return _skeleton(replace(program, outputs=(*program.outputs, *decisions.conditions)))
 
 
 def _noise(leaf: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -60,8 +82,9 @@ def _skeleton(program: Program) -> list[str]:
     ]
 
 
-def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
+def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor], decisions: Decisions | None = None) -> Program:
     """Trace every part and join the results with one last node."""
+    decisions = decisions or Decisions()
     nodes: list[Node] = []
     outputs: list[Ref | Constant] = []
     obstructions: list[Obstruction] = []
@@ -69,8 +92,9 @@ def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
     random: set[str] = set()
     for part in range(subject.parts):
         run = functools.partial(subject.run, leaves, part)
+        decided = len(decisions.made)
         try:
-            program, tensors = traced(leaves, list(subject.data[part]), subject.modules, run)
+            program, tensors = traced(leaves, list(subject.data[part]), subject.modules, run, decisions=decisions)
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
             first = str(error).splitlines()[0] if str(error) else ""
             shapes = [tuple(tensor.shape) for tensor in subject.data[part]]
@@ -81,7 +105,8 @@ def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
             ) from error
         random.update(program.random)
         shift = len(nodes)
-        nodes.extend(_shifted(node, shift) for node in program.nodes)
+        decisions.conditions[decided:] = [Ref(c.node + shift, c.output) for c in decisions.conditions[decided:]]
+        nodes.extend(shifted(node, shift) for node in program.nodes)
         outputs.extend(Ref(out.node + shift, out.output) if isinstance(out, Ref) else out for out in program.outputs)
         obstructions.extend(item for item in program.obstructions if item not in obstructions)
         cuts.extend(f"{message} ({place})" for message, place in program.hooks)
@@ -104,16 +129,3 @@ def _run_all(subject: Subject, leaves: Mapping[str, torch.Tensor]) -> Program:
     )
     nodes.append(last)
     return Program(tuple(nodes), (Ref(len(nodes) - 1),), tuple(obstructions), tuple(sorted(random)))
-
-
-def _shifted(node: Node, shift: int) -> Node:
-    if shift == 0:
-        return node
-
-    def moved(argument: Any) -> Any:
-        if isinstance(argument, Ref):
-            return Ref(argument.node + shift, argument.output)
-        return tuple(moved(item) for item in argument) if isinstance(argument, tuple) else argument
-
-    arguments = {name: moved(argument) for name, argument in node.arguments.items()}
-    return Node(node.op, arguments, node.shapes, node.outputs, node.dtypes, node.types, node.cut, node.place)

@@ -43,7 +43,8 @@ class Structure:
     verdict: PROVED when definability is: the certificate replays in the separate checker, and the class is
         o-minimal; UNKNOWN otherwise, with `obstructions`. replayed: the checker accepted the other claims
         (smoothness, autodiff, bounds), which hold for a function that is not tame, too.
-    branches: lines where Python decided on a tensor that depends on theta: the rest holds for that branch only.
+    branches: lines where Python decided on a tensor that depends on theta and the other ways could not be followed:
+        the rest holds for that branch only. ways: where they could, each way and what F is on it; F is one of these.
     kinks: the operations that are not smooth by themselves, or may leave their domain.
     operations: all that touch theta, in order.
     wrt: what varies. seconds: what it took.
@@ -68,6 +69,7 @@ class Structure:
     wrt: str = "parameters"
     seconds: float = 0.0
     replayed: bool = False
+    ways: tuple[str, ...] = ()
 
     @property
     def operators(self) -> tuple[str, ...]:
@@ -104,6 +106,8 @@ class Structure:
         )
         if self.branches:
             text += f"; on the branch taken at {self.branches[0].place} only"
+        if self.ways:
+            text += f"; one of {len(self.ways)} functions, as Python decides"
         return text
 
     def to_json(self) -> dict[str, Any]:
@@ -128,6 +132,7 @@ class Structure:
                 {"kind": item.kind, "operator": item.operator, "message": item.message, "place": str(item.place)}
                 for item in self.obstructions
             ],
+            "ways": list(self.ways),
             "notes": list(self.notes),
         }
 

@@ -25,7 +25,8 @@ class _Storage:
         self.views: dict[tuple[Any, ...], Ref] = {}
 
 
-def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
+def geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What tells two views of a storage apart."""
     return (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
 
 
@@ -68,7 +69,11 @@ class Storages:
         if not self.known(tensor):
             return None
         storage = self._storages[tensor.untyped_storage()._cdata]
-        return storage.views.get(_geometry(tensor), storage.whole)
+        view = geometry(tensor)
+        if view not in storage.views:
+            # views that were taken before a write are different tensors: each gets a node of its own
+            storage.views[view] = self._mix([storage.whole])
+        return storage.views[view]
 
     def whole(self, tensor: torch.Tensor) -> Ref | None:
         """What wrote the storage that the tensor is a view of, or None."""
@@ -107,7 +112,7 @@ class Storages:
             covers = tensor.numel() * tensor.element_size() >= storage.nbytes() and tensor.is_contiguous()
             known.whole = ref if covers else self._mix([known.whole, ref])
             known.views = {}
-        known.views[_geometry(tensor)] = ref
+        known.views[geometry(tensor)] = ref
 
     def _mix(self, refs: list[Ref], *constants: Constant) -> Ref:
         tensors = (*refs, *constants)

@@ -15,13 +15,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tameopt.structure.arguments import constant_of, named_arguments, on_meta, plain, refusal, severed
+from tameopt.structure.arguments import constant_of, named_arguments, on_meta, plain, refusal, reinterpreted, severed
+from tameopt.structure.decisions import Decisions
 from tameopt.structure.exits import Exits
 from tameopt.structure.hooks import hooked_nodes, saved_tensors_hook
 from tameopt.structure.places import current_place
 from tameopt.structure.program import Constant, Node, Obstruction, Place, Program, Ref
 from tameopt.structure.ranges import Interval
-from tameopt.structure.storages import Storages
+from tameopt.structure.storages import Storages, geometry
 
 # their results depend on the shapes of their arguments alone, which do not vary
 _SHAPE_ONLY = {
@@ -49,8 +50,11 @@ class Tracer(TorchDispatchMode):
     of its tensor arguments by name, for the operators that it names.
     """
 
-    def __init__(self, modules: Mapping[int, str], watch: Watch | None = None) -> None:
+    def __init__(
+        self, modules: Mapping[int, str], watch: Watch | None = None, decisions: Decisions | None = None
+    ) -> None:
         super().__init__()
+        self._decisions = decisions or Decisions()
         self._watch = watch
         self._modules = modules
         self._nodes: list[Node] = []
@@ -58,6 +62,7 @@ class Tracer(TorchDispatchMode):
         self._storages = Storages(self._nodes, self._place)
         self._obstructions: list[Obstruction] = []
         self._random: set[str] = set()
+        self._constants: list[torch.Tensor] = []
         self._hooks: list[tuple[str, Place]] = []
 
     @classmethod
@@ -122,12 +127,13 @@ class Tracer(TorchDispatchMode):
                         self.data(tensor)
             return out
         place = self._place()
+        self._decisions.idle = False
         if saved := saved_tensors_hook():
             self._hooks.append((f"{saved} may change what backward reads, saved here", place))
         namespace = func._schema.name.split("::")[0]
         operator = name if namespace == "aten" else f"{namespace}::{name}"
         named = named_arguments(func, args, kwargs)
-        problem = refusal(tensors)
+        problem = refusal(tensors) or reinterpreted(func)
         before = None if problem else self._encode(named, operator, place)
         if before is not None and name.startswith("as_strided"):
             # it reaches the whole storage, not the elements of its argument alone
@@ -144,6 +150,10 @@ class Tracer(TorchDispatchMode):
             self._opaque(out, named, written, place, operator)
             return out
         index = self._record(func, operator, named, before, written, out, place)
+        source = before.get("self")
+        if operator == "_local_scalar_dense" and isinstance(out, bool) and isinstance(source, Ref):
+            return self._decisions.take(source, out, place)
+        self._decisions.spoiled |= operator in _LEAVES_TORCH
         if copies and index is not None and self._watch is not None:
             self._watch.seen.setdefault(index, copies)
         return out
@@ -185,7 +195,7 @@ class Tracer(TorchDispatchMode):
             cut,
             place,
         )
-        index = self._number(node, func)
+        index = self._number(node, func, named)
         returned = {id(tensor) for tensor in outputs}
         for k, tensor in enumerate(outputs):
             if tensor.layout != torch.strided or tensor.is_complex():
@@ -199,16 +209,29 @@ class Tracer(TorchDispatchMode):
                 self._opaque((target,), {}, [], place, operator)
         return index
 
-    def _number(self, node: Node, func: Any) -> int:
+    def _number(self, node: Node, func: Any, named: dict[str, Any]) -> int:
+        """The node's number: an earlier one for a call with the same arguments, constant tensors among them."""
         if torch.Tag.nondeterministic_seeded in func.tags:
             self._nodes.append(node)
             return len(self._nodes) - 1
         key = repr((node.op, sorted(node.arguments.items(), key=lambda item: item[0]), node.shapes, node.dtypes,
-                    node.types, node.cut))  # fmt: skip
+                    node.types, node.cut, self._identities(named)))  # fmt: skip
         if key not in self._numbers:
             self._nodes.append(node)
             self._numbers[key] = len(self._nodes) - 1
         return self._numbers[key]
+
+    def _identities(self, named: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """Which constant tensors these are: two with elements in one range are not one tensor."""
+        found: list[tuple[Any, ...]] = []
+        for leaf in tree_leaves(list(named.values())):
+            if isinstance(leaf, torch.Tensor) and not self._storages.known(leaf):
+                self._constants.append(leaf)  # alive, its address names it
+                if leaf.layout == torch.strided and not leaf.is_inference():
+                    found.append((leaf.untyped_storage()._cdata, *geometry(leaf), leaf._version))
+                else:
+                    found.append((id(leaf), len(self._constants)))
+        return found
 
     def _encode(self, named: dict[str, Any], operator: str, place: Place) -> dict[str, Any] | None:
         encoded: dict[str, Any] = {}
@@ -275,6 +298,7 @@ class Tracer(TorchDispatchMode):
 
     def _obstruct(self, kind: str, operator: str, message: str, place: Place) -> None:
         self._obstructions.append(Obstruction(kind, operator, message, place))
+        self._decisions.spoiled |= kind not in ("branch", "data branch")
 
     def _place(self) -> Place:
         return current_place(self._modules, __file__)
@@ -307,13 +331,15 @@ def traced(
     modules: Mapping[int, str],
     function: Callable[[], Any],
     watch: Watch | None = None,
+    decisions: Decisions | None = None,
 ) -> tuple[Program, list[torch.Tensor]]:
     """Run `function` and record what it does with the tensors `theta`.
 
-    theta: leaves that require gradients. data: constants of the batch. Returns the program and the floating
-    tensors that the function returned; the global random state is left as it was.
+    theta: leaves that require gradients. data: constants of the batch. decisions: how Python shall decide on theta,
+    and where it is noted. Returns the program and the floating tensors that the function returned; the global random
+    state is left as it was.
     """
-    tracer = Tracer(modules, watch)
+    tracer = Tracer(modules, watch, decisions)
     for name, tensor in theta.items():
         tracer.theta(name, tensor)
     for tensor in data:

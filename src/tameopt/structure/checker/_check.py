@@ -80,8 +80,8 @@ def _replayed(nodes: Any, conventions: Mapping[str, Any]) -> dict[tuple[int, int
             continue
         arguments = {name: _argument(value, facts) for name, value in node["arguments"].items()}
         left, right = node["arguments"].get("self"), node["arguments"].get("other")
-        if op.rstrip("_") == "mul" and isinstance(left, dict) and "node" in left and left == right:
-            arguments["square"] = True
+        if isinstance(left, dict) and "node" in left and left == right:
+            arguments["square" if op.rstrip("_") == "mul" else "itself"] = True
         if op == "where":
             arguments["guards"] = _guards(node["arguments"], by_index)
         if op.startswith("max_pool"):

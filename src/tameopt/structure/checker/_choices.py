@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tameopt.structure.checker._arithmetic import extreme
+from tameopt.structure.checker._branches import always, settled_bounds
 from tameopt.structure.checker._elementwise import apply_scalar, clipped
 from tameopt.structure.checker._fact import (
     INF,
@@ -95,7 +96,8 @@ def truth(s: Step) -> list[Fact]:
     if isinstance(s.arguments.get("other"), (int, float)):
         x = float(s.arguments["other"])
         facts.append(fixed(Bounds(x, x)))
-    return [step(worst(facts), Bounds(0.0, 1.0))]
+    answer = always(s, facts)
+    return [fixed(settled_bounds(answer)) if answer is not None else step(worst(facts), Bounds(0.0, 1.0))]
 
 
 def threshold(s: Step) -> list[Fact]:

@@ -56,6 +56,9 @@ class Bounds:
         return Bounds(lo, -hi, lo_open, hi_open)
 
     def times(self, other: Bounds) -> Bounds:
+        for one, rest in ((self, other), (other, self)):
+            if one.lo == one.hi == 1:
+                return rest
         pairs = [(a, b) for a in (self.lo, self.hi) for b in (other.lo, other.hi)]
         lo = min(_below(a, b) for a, b in pairs)
         hi = -min(_below(-a, b) for a, b in pairs)

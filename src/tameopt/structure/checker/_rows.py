@@ -121,6 +121,7 @@ sum: sum
 cumsum: cumsum
 total: tame.total
 unseen: tame.unseen
+chosen: tame.branches
 accumulate: scatter_add index_add col2im
 lerp: lerp
 gather: gather index index_select embedding take take_along_dim _unsafe_index

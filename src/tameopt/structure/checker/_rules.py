@@ -15,6 +15,7 @@ from tameopt.structure.checker._arithmetic import (
     power,
     whole_power,
 )
+from tameopt.structure.checker._branches import chosen
 from tameopt.structure.checker._choices import (
     accumulate,
     clamp,
@@ -324,6 +325,7 @@ _RULES: dict[str, Callable[[Step], list[Fact]]] = {
     "soft margin": soft_margin,
     "margin": margin,
     "truth": truth,
+    "chosen": chosen,
     "where": lambda s: masked_choice(s, "condition", "self", "other"),
     "masked fill": lambda s: masked_choice(s, "mask", "self", "value"),
     "threshold": threshold,

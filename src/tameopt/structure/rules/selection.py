@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 from tameopt.structure.ranges import INF, Interval, hull, point
 from tameopt.structure.rules._call import Call, NoRuleError, selected_by
+from tameopt.structure.rules.elementwise import with_limit
 from tameopt.structure.rules.linear import operand
 from tameopt.structure.tame import ALMOST_EVERYWHERE, DISCONTINUOUS
 from tameopt.structure.value import Value, constant, join, number
@@ -29,6 +33,48 @@ def truth(values: list[Value]) -> Value:
     )
 
 
+_ORDER: dict[str, Callable[[Interval, Interval], bool]] = {
+    "lt": lambda x, y: x.hi < y.lo or (x.hi == y.lo and (x.hi_open or y.lo_open)),
+    "le": lambda x, y: x.hi <= y.lo,
+    "gt": lambda x, y: x.lo > y.hi or (x.lo == y.hi and (x.lo_open or y.hi_open)),
+    "ge": lambda x, y: x.lo >= y.hi,
+}
+_NEGATION = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt"}
+# of a number that is defined for every theta
+_OF_NUMBERS = {"isnan": 0.0, "isinf": 0.0, "isposinf": 0.0, "isneginf": 0.0, "isfinite": 1.0}
+
+
+def decided(name: str, values: list[Value], call: Call) -> Value | None:
+    """What a comparison gives wherever theta is, by the ranges alone; None when they do not tell."""
+    ranges = [with_limit(value) for value in values]
+    empty = any(math.prod(shape) == 0 for shape in (*call.shapes.values(), *call.outputs))
+    if empty or not all(value.total for value in values):
+        return None
+    itself = call.arguments.get("same") or call.arguments.get("other") in ("inf", "-inf")
+    if name in ("eq", "ne") and itself and not any(value.extended for value in values):
+        # x == x for every number, and no number is infinite
+        return number(float((name == "eq") == bool(call.arguments.get("same"))))
+    if name in _ORDER and len(ranges) == 2:
+        if _ORDER[name](*ranges):
+            return number(1.0)
+        return number(0.0) if _ORDER[_NEGATION[name]](*ranges) else None
+    if name in _OF_NUMBERS and not values[0].extended:
+        return number(_OF_NUMBERS[name])
+    if name in ("any", "all") and ranges[0].lo == ranges[0].hi in (0.0, 1.0):
+        return number(ranges[0].lo)
+    if name == "logical_not" and ranges[0].lo == ranges[0].hi in (0.0, 1.0):
+        return number(1.0 - ranges[0].lo)
+    return None
+
+
+def branches(call: Call) -> Value:
+    """One of several tensors, by decisions of Python on theta; it may raise instead."""
+    found = join(call.arguments["tensors"])
+    for condition in call.arguments["conditions"]:
+        found = selected_by(found, condition)
+    return found.but(total=False) if call.arguments["raising"] else found
+
+
 def compared(call: Call) -> list[Value]:
     """eq, lt, isnan and their relatives, of tensors or a tensor and a number."""
     values = list(call.tensors)
@@ -37,7 +83,8 @@ def compared(call: Call) -> list[Value]:
     x = call.arguments.get("other")
     if isinstance(x, (int, float)):
         values.append(number(float(x)))
-    return [truth(values)]
+    known = decided(call.name.rstrip("_"), values, call)
+    return [known or truth(values)]
 
 
 def limited(x: Value, comparison: str, bound: float) -> Value:
