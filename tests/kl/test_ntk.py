@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from tameopt.kl import ntk
+from tameopt.kl.jacobian_rows import jacobian_rows, kernel_products
 from tameopt.kl.ntk import kernel_drift, kernel_path
 from tameopt.problem import Problem
 
@@ -169,3 +171,15 @@ def test_a_wide_network_is_lazy_and_a_narrow_one_is_not(tmp_path):
         drifts.append(path.drift[-1])
         assert path.lazy == (width == 2048)
     assert drifts[1] < drifts[0] / 5
+
+
+def test_the_kernel_of_an_attention_network_by_products_and_by_rows_agree():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 1)).double()
+    problem = Problem(model, nn.MSELoss(), (torch.randn(3, 3, 4).double(), torch.randn(3, 1).double()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # vmap's slow fallback for fused attention warns
+        rows = jacobian_rows(problem, problem.theta, torch.arange(3)).reshape(3, -1)
+        kernel = kernel_products(problem, problem.theta, torch.arange(3), torch.eye(3).double())
+    assert torch.allclose(rows @ rows.T, kernel, rtol=1e-10)

@@ -9,6 +9,7 @@ from torch.func import jacrev, jvp, vjp, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tameopt.batches import rows
+from tameopt.hessian_modes import exact_attention
 from tameopt.problem import Problem
 
 
@@ -48,7 +49,8 @@ def jacobian_rows(
 
     flat = torch.cat([held[name].reshape(-1) for name in wanted])
     try:
-        return vmap(jacrev(output), in_dims=(None, axes))(flat, leaves)
+        with exact_attention():
+            return vmap(jacrev(output), in_dims=(None, axes))(flat, leaves)
     except (RuntimeError, NotImplementedError):
         # an operator without a batching rule: one sample at a time
         parts = []
@@ -74,9 +76,10 @@ def kernel_products(
     def outputs(flat: torch.Tensor) -> torch.Tensor:
         return problem.batch_output(problem.unflatten(flat), batch, True).reshape(-1)
 
-    back = vjp(outputs, theta)[1]
     columns = []
-    for j in range(block.shape[1]):
-        (direction,) = back(block[:, j].contiguous())
-        columns.append(jvp(outputs, (theta,), (direction,))[1])
+    with exact_attention():
+        back = vjp(outputs, theta)[1]
+        for j in range(block.shape[1]):
+            (direction,) = back(block[:, j].contiguous())
+            columns.append(jvp(outputs, (theta,), (direction,))[1])
     return torch.stack(columns, dim=1)

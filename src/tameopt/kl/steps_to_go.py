@@ -58,9 +58,11 @@ def steps_finding(fitted: Fit, series: LossSeries, lower: float | None = None) -
         )
     trial = try_on_record(fitted, series, lower)
     if trial.reason or not abs(trial.error) <= _TOLERANCE:
+        promise = "never to reach the present level"
+        if math.isfinite(trial.promised):
+            promise = f"{trial.promised:,.0f} steps to the present level"
         why = trial.reason or (
-            f"the record up to step {trial.step:,} would have promised {trial.promised:,.0f} steps to the present "
-            f"level, it took {trial.taken:,}"
+            f"the record up to step {trial.step:,} would have promised {promise}, it took {trial.taken:,}"
         )
         return _silent(
             f"No number of steps can be promised: {why}.", "a decay that foretold the last part of this record"
