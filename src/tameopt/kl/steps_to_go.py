@@ -45,8 +45,7 @@ def steps_finding(fitted: Fit, series: LossSeries, lower: float | None = None) -
     """rate.steps_to_target: steps until F is half as far from its fitted limit as now."""
     if fitted.regime not in ("linear", "sublinear"):
         return _silent(
-            "No number of steps can be promised while the rate is open.",
-            f"a decay that the record decides: {fitted.reason}",
+            "No number of steps can be promised while the rate is open.", "a decay that the record decides"
         )
     target = fitted.F_star + _SHARE * fitted.excess
     steps, (low, high) = fitted.steps_to(target)
