@@ -52,7 +52,7 @@ MOVES = frozenset(
     for name in (
         "view.default", "_unsafe_view.default", "reshape.default", "t.default", "transpose.int",
         "permute.default", "clone.default", "alias.default", "expand.default", "squeeze.default", "squeeze.dim",
-        "squeeze.dims", "unsqueeze.default", "slice.Tensor", "select.int", "narrow.default",
+        "squeeze.dims", "squeeze_.dim", "unsqueeze.default", "slice.Tensor", "select.int", "narrow.default",
         "contiguous.memory_format", "flatten.using_ints", "unbind.int", "split.Tensor",
         "split_with_sizes.default", "chunk.default", "repeat.default", "flip.default", "roll.default",
         "_to_copy.default",

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from tameopt.nonsmooth.cones import Row, extreme_rays, independent_rows, primitive, product, reduced, strict_interior
-from tameopt.nonsmooth.germ import Circuit, Entry, Form
+from tameopt.nonsmooth.germ import Circuit, Entry
 from tameopt.nonsmooth.polytope import Point
+from tameopt.nonsmooth.quadratic import Form
 
 Vector = tuple[Fraction, ...]
 
@@ -58,6 +59,11 @@ class Fan:
             if coefficient:
                 g = [a + coefficient * b for a, b in zip(g, row, strict=True)]
         return tuple(g)
+
+    def lifted_row(self, plane: Sequence[int]) -> Point:
+        """The linear function of h: (d,) that a hyperplane of the reduced coordinates is."""
+        columns = zip(*self.basis, strict=True)
+        return tuple(sum((a * b for a, b in zip(plane, column, strict=True)), Fraction(0)) for column in columns)
 
     @property
     def gradients(self) -> tuple[Point, ...]:

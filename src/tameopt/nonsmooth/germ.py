@@ -14,40 +14,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from tameopt.nonsmooth.quadratic import Form, Quadratic, outer
+
 _UNDECIDED = Fraction(1, 10**9)  # a rounded kink input nearer to 0 than this is not decided: our choice
-Form = dict[int, Fraction]
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """The part of second order, sum q_ij h_i h_j over i <= j, and whether anything is left beyond it."""
-
-    terms: dict[tuple[int, int], Fraction]
-    beyond: bool = False
-
-    def plus(self, other: Quadratic, factor: Fraction = Fraction(1)) -> Quadratic:
-        """self + factor * other."""
-        terms = dict(self.terms)
-        for key, value in other.terms.items():
-            total = terms.get(key, Fraction(0)) + factor * value
-            if total:
-                terms[key] = total
-            else:
-                terms.pop(key, None)
-        return Quadratic(terms, self.beyond or (other.beyond and factor != 0))
-
-    def at(self, u: Sequence[int | Fraction]) -> Fraction:
-        """Its value at a direction, without what is beyond."""
-        return sum((value * u[i] * u[j] for (i, j), value in self.terms.items()), Fraction(0))
-
-
-def _outer(a: Form, b: Form) -> dict[tuple[int, int], Fraction]:
-    terms: dict[tuple[int, int], Fraction] = {}
-    for i, x in a.items():
-        for j, y in b.items():
-            key = (min(i, j), max(i, j))
-            terms[key] = terms.get(key, Fraction(0)) + x * y
-    return {key: value for key, value in terms.items() if value}
 
 
 class GermError(ValueError):
@@ -59,9 +28,12 @@ class Circuit:
     """The kinks that are active at x, in the order of evaluation.
 
     dim: d; the keys 0 .. d-1 of a form are h, key d + k is abs(z_k).
-    forms[k]: z_k to first order; curved[k]: whether z_k has higher-order terms.
+    forms[k]: z_k to first order; curved[k]: whether z_k has higher-order terms; values[k]: z_k at x, 0 unless there
+        is a tolerance.
     resolved: whether some kink had a nonzero input (F is then homogeneous only near x); inactive: those inputs.
     rounded: whether a transcendental function was rounded on the way.
+    toward: a direction h that decides the kinks at x: each is seen from x + e h, so that none is active.
+    tolerance: kink inputs up to this, relative to their own slope, count as 0 (x is then only near the kink).
     second_order: whether entries carry their quadratic part too; seconds[k]: that of z_k, None where not known.
     norms[i]: the forms of a vector that is 0 at x and whose 2-norm is taken; its key in a form is -1 - i.
     """
@@ -70,11 +42,14 @@ class Circuit:
     second_order: bool = False
     forms: list[Form] = field(default_factory=list)
     curved: list[bool] = field(default_factory=list)
+    values: list[Fraction] = field(default_factory=list)
     resolved: bool = False
     inactive: list[Entry] = field(default_factory=list)
     seconds: list[Quadratic | None] = field(default_factory=list)
     norms: list[list[Form]] = field(default_factory=list)
     rounded: bool = False
+    toward: Sequence[Fraction] | None = None
+    tolerance: Fraction = Fraction(0)
     _known: dict[Any, int] = field(default_factory=dict)
     _seen: dict[int, tuple[Entry, int]] = field(default_factory=dict)
 
@@ -88,6 +63,22 @@ class Circuit:
 
     def _flat(self) -> Quadratic | None:
         return Quadratic({}) if self.second_order else None
+
+    def side(self, entry: Entry) -> int:
+        """On which side of its kink an input lies: -1 or +1; 0 where the kink is active and `toward` is not given."""
+        slope = sum((abs(value) for value in entry.form.values()), Fraction(0))
+        if abs(entry.value) > self.tolerance * slope:
+            self.resolved = True
+            self.inactive.append(entry)
+            return 1 if entry.value > 0 else -1
+        if self.toward is None or not entry._linear():
+            return 0
+        ahead = sum((value * self.toward[j] for j, value in entry.form.items()), Fraction(0))
+        if ahead == 0 and not entry.form and entry.second is not None:
+            ahead = entry.second.at(self.toward)
+        if ahead:
+            self.inactive.append(entry)
+        return (ahead > 0) - (ahead < 0)
 
     def kink(self, entry: Entry) -> tuple[int, Fraction]:
         """The number of the kink abs(entry) for an entry of value 0, and the factor in front of it.
@@ -106,6 +97,7 @@ class Circuit:
             return number, abs(lead / self.forms[number][lead_key])
         self.forms.append(dict(entry.form))
         self.curved.append(entry.curved)
+        self.values.append(entry.value)
         self.seconds.append(entry.second)
         number = len(self.forms) - 1
         if not entry.curved:
@@ -207,7 +199,7 @@ class Entry:
     def _product(self, b: Entry) -> Quadratic | None:
         if self.second is None or b.second is None or not (self._linear() and b._linear()):
             return None
-        cross = Quadratic(_outer(self.form, b.form))
+        cross = Quadratic(outer(self.form, b.form))
         cross = cross.plus(self.second, b.value).plus(b.second, self.value)
         more = any(self.second.terms) or any(b.second.terms) or self.second.beyond or b.second.beyond
         return Quadratic(cross.terms, more)
@@ -239,7 +231,7 @@ class Entry:
             return result
         bend = Fraction(power * (power - 1), 2) * self.value ** (power - 2)
         second = Quadratic({}).plus(self.second, power * self.value ** (power - 1))
-        second = second.plus(Quadratic(_outer(self.form, self.form)), bend)
+        second = second.plus(Quadratic(outer(self.form, self.form)), bend)
         more = power > 2 or any(self.second.terms) or self.second.beyond
         return result._like(result.value, result.form, True, shape, second=Quadratic(second.terms, more))
 
@@ -288,10 +280,9 @@ class Entry:
                 f"a kink input is {float(self.value):.1e} after a rounded transcendental function: whether it is 0 "
                 "cannot be decided."
             )
-        if self.value != 0:
-            self.circuit.resolved = True
-            self.circuit.inactive.append(self)
-            same = self if self.value > 0 else -self
+        side = self.circuit.side(self)
+        if side:
+            same = self if side > 0 else -self
             return same._like(
                 same.value, same.form, same.curved, "convex" if convex else "unknown", second=same.second
             )

@@ -194,12 +194,11 @@ def _where(condition: Any, a: Any, b: Any) -> Array:
         return np.where(np.asarray(condition, dtype=bool), a, b)
 
     def one(difference: Entry, x: Entry, y: Entry) -> Entry:
-        if difference.value != 0 or difference.is_constant:
-            difference.circuit.resolved = True
-            if not difference.is_constant:
-                difference.circuit.inactive.append(difference)
-            positive = difference.value * condition.sign > 0
-            return x if positive else y
+        if difference.is_constant:
+            return x if difference.value * condition.sign > 0 else y
+        side = difference.circuit.side(difference)
+        if side:
+            return x if side * condition.sign > 0 else y
         gap = x - y
         factor = proportional(gap.form, difference.form) if gap.form else Fraction(0)
         if gap.value != 0 or factor is None or gap.curved or difference.curved:
@@ -264,6 +263,10 @@ def _slice(x: Array, dim: int = 0, start: Any = None, end: Any = None, step: int
     return x[tuple(index)]
 
 
+def _squeeze(x: Array, dims: Any = None) -> Array:
+    return x.reshape([n for i, n in enumerate(x.shape) if n != 1 or (dims is not None and i not in _axes(x, dims))])
+
+
 def _expanded(x: Array, shape: list[int], **kwargs: Any) -> Array:
     full = [x.shape[i - len(shape)] if size == -1 else size for i, size in enumerate(shape)]
     return np.broadcast_to(x, full)
@@ -313,8 +316,7 @@ _TABLE: dict[str, Callable[..., Any]] = {
     "ones_like": lambda x, **kwargs: _each(lambda entry: entry.circuit.constant(1))(x),
     "expand": _expanded, "slice": _slice,
     "select": lambda x, dim, index: np.asarray(x.take(index, axis=dim), dtype=object),
-    "squeeze": lambda x, dims=None: x.reshape([n for i, n in enumerate(x.shape) if n != 1 or (
-        dims is not None and i not in _axes(x, dims))]),
+    "squeeze": _squeeze, "squeeze_": _squeeze,
     "unsqueeze": lambda x, dim: np.expand_dims(x, dim if dim >= 0 else x.ndim + 1 + dim),
     "cat": lambda parts, dim=0: np.concatenate(parts, axis=dim), "stack": lambda p, dim=0: np.stack(p, axis=dim),
     "unbind": lambda x, dim=0: list(np.moveaxis(x, dim, 0)), "index": _index,

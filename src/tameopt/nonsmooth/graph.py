@@ -152,7 +152,11 @@ def trace(problem: Problem, theta: torch.Tensor, batch: Batch) -> Graph:
 
 def trace_function(F: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Graph:
     """The operators of a plain function F: (d,) tensor -> scalar, at x; its parameter is called "theta"."""
-    return _steps_of(_traced(F, [x.detach()]), ["theta"], [])
+
+    def evaluate(theta: torch.Tensor) -> torch.Tensor:  # the tracer would read F's default arguments as inputs
+        return F(theta)
+
+    return _steps_of(_traced(evaluate, [x.detach()]), ["theta"], [])
 
 
 def _positions(leaves: Sequence[Any]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -75,8 +75,20 @@ def local_form(F: Callable[[torch.Tensor], torch.Tensor], x: Any) -> Local:
     if not point:
         raise ValueError("x must have at least one entry, got none.")
     sample = torch.tensor([float(entry) for entry in point], dtype=torch.float64)
-    graph = trace_function(F, sample)
-    circuit = Circuit(len(point), second_order=len(point) <= _SECOND_ORDER)
+    return local_form_of_graph(trace_function(F, sample), point)
+
+
+def local_form_of_graph(
+    graph: Graph,
+    point: Point,
+    *,
+    tolerance: Fraction = Fraction(0),
+    toward: Sequence[Fraction] | None = None,
+    second_order: bool | None = None,
+) -> Local:
+    """As `local_form`, of a traced function. tolerance, toward: as a `Circuit` has them."""
+    second = len(point) <= _SECOND_ORDER if second_order is None else second_order
+    circuit = Circuit(len(point), second_order=second, tolerance=tolerance, toward=toward)
     theta = np.empty(len(point), dtype=object)
     theta[:] = [circuit.variable(j, value) for j, value in enumerate(point)]
     return Local(circuit, germ(graph, {"theta": theta}, [], circuit), point)

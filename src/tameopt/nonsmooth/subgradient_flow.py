@@ -1,10 +1,11 @@
-"""The subgradient flow, d theta / dt in -dF(theta): exact and event-driven for piecewise linear F.
+"""The subgradient flow, d theta / dt in -dF(theta): event-driven, exact in rationals for piecewise linear F.
 
 At a point the fan of active kinks is enumerated in rationals. A solution leaves along v inside a face S of the fan
 exactly when v = -(least-norm element of the hull of the gradients of the cells around S) and v points into S: the
 chain rule makes <g, v> one number for all those g, so that no other element can be the velocity. All such v are
 found, so non-uniqueness is seen. The next event is the first time an inactive kink becomes active; it is rational.
-For convex F with a proximal map, proximal Euler steps carry an a-posteriori bound instead.
+Piecewise quadratic F go on in closed form (`quadratic_flow`). For convex F with a proximal map, proximal Euler steps
+carry an a-posteriori bound instead.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -21,50 +21,13 @@ import torch
 
 from tameopt.nonsmooth.fan import Fan, faces, fan_of, refined, split
 from tameopt.nonsmooth.germ import Circuit
-from tameopt.nonsmooth.local_form import Local, local_form
+from tameopt.nonsmooth.graph import Graph, trace_function
+from tameopt.nonsmooth.local_form import Local, local_form_of_graph
 from tameopt.nonsmooth.min_norm import min_norm
-from tameopt.nonsmooth.polytope import Point
-
-_MOST_EVENTS = 1_000  # events before the flow is called Zeno: our choice
-
-
-@dataclass(frozen=True)
-class Event:
-    """At time t the solution is at x, where F has this value, and leaves with this velocity; all exact rationals.
-
-    alternatives: the other velocities possible there.
-    """
-
-    t: Fraction
-    x: Point
-    velocity: Point
-    value: Fraction
-    alternatives: tuple[Point, ...]
-
-
-@dataclass(frozen=True)
-class Inclusion:
-    """A solution of the inclusion.
-
-    times: (m,), points: (m, d) float64 at those times. events: the exact corners of the curve (event-driven).
-    status: "exact" (rationals, evaluated in float64 at the end), "bounded" (proximal Euler; `error` bounds the
-        distance to the solution at every time) or "zeno" (more events than allowed; the curve is exact up to the
-        last one).
-    unique: no other velocity was possible at any event.
-    energy_defect: F(x(T)) - F(x(0)) + integral of norm(velocity)^2, exactly 0 when the chain rule holds.
-    """
-
-    times: np.ndarray
-    points: np.ndarray
-    events: tuple[Event, ...]
-    status: str
-    unique: bool
-    energy_defect: float
-    error: float = 0.0
-
-    def __repr__(self) -> str:
-        words = "" if self.unique else ", not unique"
-        return f"Inclusion({self.status}, {len(self.events)} events, t <= {self.times[-1]:g}{words})"
+from tameopt.nonsmooth.modes import NotQuadratic
+from tameopt.nonsmooth.polytope import Point, rational_point
+from tameopt.nonsmooth.quadratic_flow import closed_form
+from tameopt.nonsmooth.trajectory import Event, Inclusion
 
 
 def velocities(local: Local, fan: Fan) -> list[Point]:
@@ -125,67 +88,96 @@ def inclusion(
     prox: Callable[[torch.Tensor, float], torch.Tensor] | None = None,
     steps: int = 1000,
     most_cells: int = 5_000,
+    most_events: int = 1_000,
 ) -> Inclusion:
     """A solution of d theta / dt in -dF(theta), theta(0) = x0: (d,), at increasing times >= 0.
+
+    Event-driven where F is piecewise linear (in rationals) or piecewise quadratic (closed forms, float64).
 
     branch: where several velocities are possible, which to take in the order of their norms; 0 stays at a Clarke
         critical point, 1, 2, ... leave it.
     prox: (x, h) -> prox_{h F}(x) of a convex F; then `steps` proximal Euler steps with an a-posteriori bound.
+    most_events: events after which the flow is called Zeno and given up to there (our choice).
 
-    Without prox F must be piecewise linear along the curve (ValueError otherwise, saying so). Raises ValueError for
-    times that do not increase.
+    Raises ValueError for times that do not increase, a point that is not finite, and without prox for an F that is
+    not piecewise quadratic along the curve.
 
     >>> inclusion(lambda x: x.abs().sum(), [2], [0.0, 1.0, 3.0]).points.ravel().tolist()
     [2.0, 1.0, 0.0]
     """
+    if any(not math.isfinite(t) for t in times):
+        raise ValueError(f"times must be finite, got {list(times)}.")
     wanted = [Fraction(t) for t in times]
     if not wanted or wanted[0] < 0 or any(a > b for a, b in itertools.pairwise(wanted)):
         raise ValueError(f"times must be >= 0 and increase, got {list(times)}.")
+    if branch < 0 or most_events < 1:
+        raise ValueError(f"branch must be >= 0 and most_events >= 1, got {branch} and {most_events}.")
+    point = rational_point(x0)
     if prox is not None:
-        return _proximal_euler(F, x0, wanted, prox, steps)
-    local = local_form(F, x0)
+        return _proximal_euler(F, point, wanted, prox, steps)
+    graph = trace_function(F, torch.tensor([float(entry) for entry in point], dtype=torch.float64))
+    linear = _piecewise_linear(graph, point, wanted, branch, most_cells, most_events)
+    if linear is not None:
+        return linear
+    grid = [float(t) for t in wanted]
+    try:
+        return closed_form(graph, point, grid, branch=branch, most_cells=most_cells, most_events=most_events)
+    except NotQuadratic as error:
+        raise ValueError(
+            f"F must be piecewise linear or quadratic near the curve: {error}. Pass prox=... for a convex F, or use "
+            "gradient_flow where F is smooth."
+        ) from error
+
+
+def _piecewise_linear(
+    graph: Graph, point: Point, wanted: Sequence[Fraction], branch: int, most_cells: int, most_events: int
+) -> Inclusion | None:
+    """The solution in rationals, or None where F is curved near the curve."""
+    local = local_form_of_graph(graph, point)
     events: list[Event] = []
-    now, unique, status = Fraction(0), True, "exact"
+    now, status, defect = Fraction(0), "exact", Fraction(0)
+    total, end = Fraction(0), wanted[-1]
     while True:
         if not local.piecewise_linear:
-            raise ValueError(
-                f"F must be piecewise linear near the curve, at t = {float(now):g} it is curved: pass prox=... for a "
-                "convex F, or use gradient_flow where F is smooth."
-            )
-        found = velocities(local, fan_of(local.circuit, local.entry, most_cells=most_cells))
+            return None
+        fan = fan_of(local.circuit, local.entry, most_cells=most_cells)
+        found = velocities(local, fan)
         if not found:
             raise RuntimeError("no velocity satisfies the inclusion: please report this as a bug of tameopt.")
-        unique = unique and len(found) == 1
         v = found[min(branch, len(found) - 1)]
-        others = tuple(other for other in found if other != v)
-        events.append(Event(now, local.x, v, local.entry.value, others))
+        events.append(Event(now, local.x, v, local.entry.value, tuple(other for other in found if other != v)))
+        squared = sum((entry * entry for entry in v), Fraction(0))
+        defect = max(defect, *(abs(_product(g, v) + squared) for g in _gradients_along(fan, v)))
         ahead = _next_event(local, v) if any(v) else None
-        if ahead is None or now + ahead >= wanted[-1]:
-            break
-        if len(events) >= _MOST_EVENTS:
-            status = "zeno"
-            break
+        if ahead is None or now + ahead >= end:
+            ahead = end - now
+        elif len(events) >= most_events:
+            status, end = "zeno", now + ahead
+        total += ahead * squared
         now += ahead
-        local = local_form(F, [a + ahead * b for a, b in zip(local.x, v, strict=True)])
+        local = local_form_of_graph(graph, tuple(a + ahead * b for a, b in zip(local.x, v, strict=True)))
+        if now >= end:
+            break
+    total += local.entry.value - Fraction(events[0].value)
+    unique = all(not event.alternatives for event in events)
     points = np.array([[float(entry) for entry in _at(events, t)] for t in wanted])
-    return Inclusion(
-        np.array([float(t) for t in wanted]), points, tuple(events), status, unique, _defect(F, events, wanted[-1])
-    )
+    grid = np.array([float(t) for t in wanted])
+    return Inclusion(grid, points, tuple(events), status, unique, float(total), chain_rule_defect=float(defect))
 
 
-def _at(events: Sequence[Event], t: Fraction) -> list[Fraction]:
+def _product(a: Sequence[int | Fraction], b: Sequence[Fraction]) -> Fraction:
+    return sum((x * y for x, y in zip(a, b, strict=True)), Fraction(0))
+
+
+def _gradients_along(fan: Fan, v: Point) -> list[Point]:
+    """The gradients of the cells whose closure holds x + t v for small t > 0."""
+    inner = [_product(row, v) for row in fan.basis]
+    return [fan.lifted(cell.u) for cell in fan.cells if all(_product(row, inner) >= 0 for row in cell.rows)]
+
+
+def _at(events: Sequence[Event], t: Fraction) -> list[Any]:
     event = next(event for event in reversed(events) if event.t <= t)
     return [a + (t - event.t) * b for a, b in zip(event.x, event.velocity, strict=True)]
-
-
-def _defect(F: Callable[[torch.Tensor], torch.Tensor], events: Sequence[Event], end: Fraction) -> float:
-    """F(end) - F(start) + integral of norm(velocity)^2, in rationals."""
-    last = local_form(F, _at(events, end)).entry.value
-    total = last - events[0].value
-    ends = [*(event.t for event in events[1:]), end]
-    for event, until in zip(events, ends, strict=True):
-        total += (until - event.t) * sum((entry * entry for entry in event.velocity), Fraction(0))
-    return float(total)
 
 
 def _proximal_euler(

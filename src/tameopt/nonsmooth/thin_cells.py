@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from tameopt.nonsmooth.cones import Row, extreme_rays, primitive, product, strict_interior
-from tameopt.nonsmooth.germ import Circuit, Quadratic
+from tameopt.nonsmooth.germ import Circuit
+from tameopt.nonsmooth.quadratic import Quadratic
 
 _DIRECTIONS = 24  # combinations of generators tried for u, besides each generator: our choice
 
