@@ -37,8 +37,8 @@ class Problem:
     batch_size: samples evaluated at once. dtype, device: cast model and data for the analysis.
     mode: "as is" keeps each module's training flag and refuses randomness; "eval" analyses the network as it
         predicts.
-    initial_law: how the model's parameters were drawn, in words ("uniform, seed 0"), where that is known; ""
-        where they are a fixed point or nobody knows. Theorems on random initialisation ask for it.
+    initial_law: how the model's parameters were drawn, in words ("uniform, seed 0"), "fixed" where they
+        were not, "" where nobody says. Theorems on random initialisation ask for it.
 
     Raises ValueError (NotDeterministicError for random losses) when this is not such a problem, naming what
     is at fault.

@@ -100,7 +100,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(diagnosis: Diagnosis, tmp_pa
 def test_the_verdict_comes_first_everywhere(diagnosis: Diagnosis) -> None:
     shown = _terminal(diagnosis)
     assert shown.index("NOISE FLOOR") < shown.index("Question")
-    assert "Next: halve the step: lr 0.05 -> 0.025. The floor should fall about twofold." in shown
+    assert "Next: Halve the step: lr 0.05 -> 0.025. The floor should fall about twofold." in shown
     page = to_html(diagnosis)
     assert page.index("<h1>The loss has stopped falling") < page.index("<table")
     assert to_markdown(diagnosis).startswith("## NOISE FLOOR: The loss has stopped falling at this step size.\n")

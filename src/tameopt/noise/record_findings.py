@@ -253,18 +253,18 @@ def initial_law(context: Context) -> Finding:
     claim = "init.absolutely_continuous"
     meta = context.run.meta if context.run is not None else {}
     law = meta.get("initial_law", context.problem.initial_law if context.run is None else None)
-    if law is None:
+    if not law:
         return unknown(
             claim,
-            "How theta_0 was chosen was not recorded.",
+            "How theta_0 was chosen was not said.",
             missing="the law of the initial parameters",
-            remedy="record initial_law, e.g. 'normal, scale 0.1, seed 0'",
+            remedy="Problem(…, initial_law=\"uniform (torch's default initialisation), seed 0\"), or 'fixed'",
         )
-    if law == "":
+    if law.startswith("fixed"):
         return refuted(
             claim,
             "theta_0 is a fixed start point, so statements for almost every start do not speak of it.",
-            {"initial_law": "fixed"},
+            {"initial_law": law},
             method="recorded initial law",
             scope=Scope.RUN,
             remedy="start from a random perturbation of it",

@@ -74,7 +74,7 @@ def build(radius: float = 0.5) -> Problem:
         raise ValueError(f"radius must be in (0, 1), got {radius}: the hat is flat outside the unit disc.")
     angle = 1 / (1 - radius**2)
     theta0 = torch.tensor([radius * math.cos(angle), radius * math.sin(angle)], dtype=torch.float64)
-    return Problem.from_function(hat, theta0, name="mexican-hat", known=(_no_kl(),))
+    return Problem.from_function(hat, theta0, name="mexican-hat", initial_law="fixed", known=(_no_kl(),))
 
 
 ENTRY = ProblemEntry(

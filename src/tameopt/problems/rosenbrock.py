@@ -16,7 +16,7 @@ def build(dim: int = 2, seed: int | None = None) -> Problem:
     if dim < 2:
         raise ValueError(f"dim must be at least 2, got {dim}.")
     theta0 = torch.tensor([-1.2, 1.0] * dim, dtype=torch.float64)[:dim]
-    law = ""
+    law = "fixed"
     if seed is not None:
         theta0 = torch.randn(dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         law = f"standard normal, seed {seed}"

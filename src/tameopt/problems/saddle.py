@@ -22,7 +22,7 @@ def build(start: tuple[float, float] | None = None, seed: int = 0) -> Problem:
         x, y = theta[0], theta[1]
         return x**2 / 2 + y**4 / 4 - y**2 / 2
 
-    law = "" if start is not None else f"standard normal, seed {seed}"
+    law = "fixed" if start is not None else f"standard normal, seed {seed}"
     return Problem.from_function(F, theta0, name="saddle", initial_law=law)
 
 

@@ -235,7 +235,7 @@ def _reproduce(diagnosis: Diagnosis) -> str:
         "optimizer": settings.optimizer,
         "schedule": settings.schedule,
         "sampling": settings.sampling,
-        "start": settings.initial_law or ("a fixed point" if settings.steps_done >= 0 else ""),
+        "start": settings.initial_law or "not said",
         "seed": str(record.seed),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "machine": ", ".join(f"{name} {what}" for name, what in record.machine.items()),
