@@ -81,19 +81,38 @@ def tails() -> None:
             print(f"n = {m:,}, {law}: {share(heavy.sum(), trials)} [{100 * light.mean():.2f}%]", flush=True)
 
 
-def growth() -> None:
-    print("\n## The three intervals of growth_model together, about 90%\n")
-    trials = 4_000
-    for m in (20, 60):
-        rng = np.random.default_rng(m)
-        for truth in ((0.5, 2.0, 0.0), (0.5, 2.0, 1.0), (0.0, 1.0, 0.0)):
-            hits = 0
-            for _ in range(trials):
-                squares, gaps = rng.exponential(size=m), rng.exponential(size=m)
-                mean = truth[0] + truth[1] * squares + truth[2] * gaps
-                fit = growth_model(mean * rng.uniform(0.7, 1.3, m), squares, gaps)
-                hits += all(low <= t <= high for t, (low, high) in zip(truth, fit.intervals, strict=True))
-            print(f"m = {m}, A, B, C = {truth}, errors of 30%: {share(hits, trials)}", flush=True)
+def _decay(rng: np.random.Generator, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared gradients over three decades and gaps over two, falling together as along a run."""
+    u = np.sort(rng.uniform(size=m))
+    return 10 ** (-3 * u) * np.exp(0.5 * rng.normal(size=m)), 10 ** (-2 * u) * np.exp(0.3 * rng.normal(size=m))
+
+
+DESIGNS = {
+    "exponential": lambda rng, m: (rng.exponential(size=m), rng.exponential(size=m)),
+    "falling along a run": _decay,
+}
+ERRORS = {
+    "uniform, 30%": lambda rng, mean: mean * rng.uniform(0.7, 1.3, mean.size),
+    "log-normal, 30%": lambda rng, mean: mean * np.exp(0.3 * rng.normal(size=mean.size) - 0.045),
+    "of one size": lambda rng, mean: mean + 0.5 * mean.min() * rng.uniform(-1, 1, mean.size),
+}
+
+
+def growth(trials: int = 2_000) -> None:
+    print("\n## The three intervals of growth_model together, nominally 95%\n")
+    for design, points in DESIGNS.items():
+        for errors, put in ERRORS.items():
+            for m in (20, 60):
+                rng, shares = np.random.default_rng(m), []
+                for truth in ((0.5, 2.0, 0.0), (0.5, 2.0, 1.0), (0.0, 1.0, 0.0)):
+                    hits = 0
+                    for _ in range(trials):
+                        squares, gaps = points(rng, m)
+                        mean = truth[0] + truth[1] * squares + truth[2] * gaps
+                        fit = growth_model(put(rng, mean), squares, gaps)
+                        hits += all(low <= t <= high for t, (low, high) in zip(truth, fit.intervals, strict=True))
+                    shares.append(f"A, B, C = {truth}: {share(hits, trials)}")
+                print(f"{design}, errors {errors}, m = {m}: " + "; ".join(shares), flush=True)
 
 
 def covariance() -> None:

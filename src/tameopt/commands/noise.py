@@ -117,7 +117,7 @@ def _run(target: str, window: int, seed: int, quiet: bool, picture: Path | None)
         ends = ", ".join(
             f"{name} in [{low:.3g}, {high:.3g}]" for name, (low, high) in zip("ABC", growth.intervals, strict=True)
         )
-        lines.append(f"          {ends}, all three in about 90% of such fits")
+        lines.append(f"          {ends}, all three hold in 95% of such fits (points of one run: fewer)")
     ending, more = _ending(found.problem, found.run, seed)
     if picture is not None:
         drawn = [noisy.picture]
