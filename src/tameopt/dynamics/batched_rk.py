@@ -118,6 +118,8 @@ class _March:
     rejected: torch.Tensor
 
     def keep(self, mask: torch.Tensor) -> _March:
+        if bool(mask.all()):
+            return self
         return _March(*(getattr(self, name)[mask] for name in ("index", "t", "y", "f", "h", "rejected")))
 
 
@@ -155,6 +157,13 @@ def solve(
     while march.index.numel():
         march = _advance(field, march, times, states, evaluations, stopped, scheme, tolerance, max_evaluations, watch)
     return Solution(states, evaluations, stopped, tuple(watch.found) if watch is not None else ())
+
+
+def _part(mask: torch.Tensor, rows: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """The rows of the mask along a dimension; nothing is copied where it holds everywhere."""
+    if bool(mask.all()):
+        return rows
+    return rows[mask] if dim == 0 else rows[:, mask]
 
 
 def _norm(rows: torch.Tensor) -> torch.Tensor:
@@ -209,14 +218,14 @@ def _advance(
     t_new = torch.where(last, end, march.t + h)
     if bool(accept.any()):
         _write_outputs(
-            field, march.keep(accept), h[accept], t_new[accept], stages[:, accept], y_new[accept], times, states,
-            evaluations, scheme,
+            field, march.keep(accept), h[accept], t_new[accept], _part(accept, stages, 1), _part(accept, y_new),
+            times, states, evaluations, scheme,
         )  # fmt: skip
     ended = torch.zeros_like(accept)
     if watch is not None and bool(accept.any()):
         ended[accept] = _watch(
-            field, march.keep(accept), h[accept], stages[:, accept], y_new[accept], times, states, evaluations,
-            stopped, scheme, watch,
+            field, march.keep(accept), h[accept], _part(accept, stages, 1), _part(accept, y_new), times, states,
+            evaluations, stopped, scheme, watch,
         )  # fmt: skip
     where = accept[:, None]
     following = _March(
@@ -275,12 +284,13 @@ def _watch(
 
 def _state_at(march: _March, coefficients: torch.Tensor, place: int, share: float, scheme: Tableau) -> torch.Tensor:
     x = torch.full((1, 1), share, dtype=torch.float64, device=march.y.device)
-    return march.y[place] + _interpolated(coefficients[:, place : place + 1], x, scheme)[0]
+    return march.y[place] + _interpolated(coefficients, torch.tensor([place], device=x.device), x, scheme)[0]
 
 
 def _combined(weights: torch.Tensor, stages: torch.Tensor) -> torch.Tensor:
     """(m, d) the weighted sum of (s, m, d) stages."""
-    return torch.tensordot(weights, stages[: weights.numel()], dims=1)
+    count = weights.numel()
+    return (weights @ stages[:count].view(count, -1)).view(stages.shape[1:])
 
 
 def _stages(field: Field, march: _March, h: torch.Tensor, scheme: Tableau) -> tuple[torch.Tensor, torch.Tensor]:
@@ -290,8 +300,8 @@ def _stages(field: Field, march: _March, h: torch.Tensor, scheme: Tableau) -> tu
     stages[0] = march.f
     step = h[:, None]
     for i in range(1, s):
-        stages[i] = field(march.y + step * _combined(scheme.a[i, :i], stages))
-    y_new = march.y + step * _combined(scheme.b, stages)
+        stages[i] = field(torch.addcmul(march.y, step, _combined(scheme.a[i, :i], stages)))
+    y_new = torch.addcmul(march.y, step, _combined(scheme.b, stages))
     stages[s] = field(y_new)
     return stages, y_new
 
@@ -320,12 +330,12 @@ def _write_outputs(
     if not bool(some.any()):
         return
     # only the trajectories with an output inside the step pay for the continuous extension
-    part, step, end, slopes = march.keep(some), h[some], y_new[some], stages[:, some]
+    part, step, end, slopes = march.keep(some), h[some], _part(some, y_new), _part(some, stages, 1)
     coefficients = _continuous(field, part, step, end, slopes, scheme)
     evaluations[part.index.cpu()] += scheme.extra.shape[0]
     row, column = inside[some].nonzero(as_tuple=True)
     x = ((asked[some][row, column] - part.t[row]) / step[row])[:, None]
-    states[part.index[row], column] = part.y[row] + _interpolated(coefficients[:, row], x, scheme)
+    states[part.index[row], column] = _interpolated(coefficients, row, x, scheme) + part.y[row]
 
 
 def _continuous(
@@ -351,14 +361,11 @@ def _continuous(
     )
 
 
-def _interpolated(coefficients: torch.Tensor, x: torch.Tensor, scheme: Tableau) -> torch.Tensor:
-    """(p, d) y(t + x h) - y(t) from (7 or 4, p, d) coefficients and (p, 1) x in (0, 1)."""
-    total = torch.zeros_like(coefficients[0])
-    if not scheme.is_dop853:
-        for coefficient in coefficients.flip(0):
-            total = (total + coefficient) * x
-        return total
-    # Hairer's nested form: alternately times x and times 1 - x, from the last coefficient to the first
-    for number, coefficient in enumerate(coefficients.flip(0)):
-        total = (total + coefficient) * (x if number % 2 == 0 else 1 - x)
+def _interpolated(coefficients: torch.Tensor, row: torch.Tensor, x: torch.Tensor, scheme: Tableau) -> torch.Tensor:
+    """(p, d) y(t + x h) - y(t) of the trajectories row: (p,), at x: (p, 1) in (0, 1); (7 or 4, m, d) coefficients."""
+    # from the last coefficient to the first; for dop853 Hairer's nested form, alternately times x and times 1 - x
+    factors = (x, 1 - x) if scheme.is_dop853 else (x, x)
+    total = coefficients[-1, row] * x
+    for number in range(1, coefficients.shape[0]):
+        total.add_(coefficients[-1 - number, row]).mul_(factors[number % 2])
     return total

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.func import grad, vmap
+from torch.func import vmap
 
 from tameopt.batches import Batch, size_of
 from tameopt.dynamics.batched_rk import Crossing, Field, Method, Watch, solve
@@ -144,22 +145,37 @@ def descent_field(F: Problem | Function, dim: int) -> Field:
             (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True, materialize_grads=True)
         return gradient
 
-    return _field(one, vmap(grad(function)))
+    def many(rows: torch.Tensor) -> torch.Tensor:
+        leaf = rows.detach().requires_grad_()
+        with torch.enable_grad():
+            total = vmap(function)(leaf).sum()
+            (gradients,) = torch.autograd.grad(total, leaf, allow_unused=True, materialize_grads=True)
+        return gradients
+
+    return _field(one, many)
 
 
 def _problem_gradients(problem: Problem) -> Field:
+    """(m, d) -> (m, d): grad F of each row; autograd of the sum over the rows, cheaper than vmap of a gradient."""
     scale = 1.0 if problem.is_function or problem.reduction == "sum" else 1.0 / problem.n
+    sizes = [math.prod(shape) for shape in problem.shapes.values()]
 
-    def batch_sum(theta: torch.Tensor, batch: Batch) -> torch.Tensor:
-        output = problem.batch_output(problem.unflatten(theta), batch)
+    def batch_sum(parameters: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        output = problem.batch_output(parameters, batch)
         if problem.is_function or problem.reduction == "sum":
             return output
         return output.sum() if problem.reduction == "none" else output.reshape(()) * size_of(batch)
 
     def gradients(rows: torch.Tensor) -> torch.Tensor:
+        # a leaf for each parameter: the gradient of a slice would fill a (m, d) of zeros each time
+        named = zip(problem.shapes.items(), rows.detach().split(sizes, dim=1), strict=True)
+        leaves = {key: part.reshape(-1, *shape).requires_grad_() for (key, shape), part in named}
         total = torch.zeros_like(rows)
         for batch in problem.batches:
-            total += vmap(lambda theta, batch=batch: grad(batch_sum)(theta, batch))(rows)
+            with torch.enable_grad():
+                value = vmap(lambda parameters, batch=batch: batch_sum(parameters, batch))(leaves).sum()
+                parts = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+            total += torch.cat([part.flatten(1) for part in parts], dim=1)
         return total * scale
 
     return gradients
