@@ -4,7 +4,7 @@
 
 accuracy: each solver at several tolerances; the table gives gradients at the error 1e-9, interpolated in logarithms.
 starts: the same for the default solver against torchdiffeq's dopri5 from 24 random starts, the mean and the worst.
-batch: 20 starts with their own times together and one after the other; median and quartiles of 5 repeats.
+batch: windows of one length together and one after the other; processor time, median and range of 3 repeats.
 CPU, float64.
 """
 
@@ -39,6 +39,13 @@ def quartic(x: torch.Tensor) -> torch.Tensor:
 
 def rosenbrock(x: torch.Tensor) -> torch.Tensor:
     return (1 - x[0]) ** 2 + 2 * (x[1] - x[0] ** 2) ** 2
+
+
+def spread(x: torch.Tensor) -> torch.Tensor:
+    return (torch.arange(1, x.numel() + 1, dtype=x.dtype) * x * x).sum() / (2 * x.numel())
+
+
+NETWORKS = ((64, 4), (64, 8), (200, 8), (400, 16), (1797, 64))  # samples, width
 
 
 CASES: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[float]]] = {
@@ -137,47 +144,43 @@ def starts(target: float = 1e-9) -> None:
         print(f"{case}: {mean:.2f} in the mean, {max(ratios):.2f} at worst of {len(ratios)}", flush=True)
 
 
-def batch(repeats: int = 5) -> None:
-    print("\n## 20 starts with their own times: together and one by one\n")
-    print("| problem | together, s | one by one, s | ratio | gradients together | one by one |")
+def batch(repeats: int = 3) -> None:
+    print("\n## Windows of one length with their own nodes: together and one by one\n")
+    print("| problem | windows | together, s | one by one, s | ratio | gradients |")
     print("|---|---|---|---|---|---|")
-    small = problems.load("digits-mlp", n=100, width=8)
-    middle = problems.load("digits-mlp", n=400, width=16)
-    full = problems.load("digits-mlp")
-    for name, F, d, span, scale in (
-        ("Rosenbrock (2), d=2", rosenbrock, 2, 2.0, 1.0),
-        ("digits-mlp n=100, d=610", small, small.dim, 0.3, 0.1),
-        ("digits-mlp n=400, d=1,210", middle, middle.dim, 0.3, 0.1),
-        ("digits-mlp n=1,797, d=4,810", full, full.dim, 0.2, 0.1),
-    ):
-        generator = torch.Generator().manual_seed(0)
-        starts = scale * torch.randn(20, d, generator=generator, dtype=torch.float64)
-        times = torch.linspace(0, span, 30, dtype=torch.float64) * (0.5 + torch.rand(20, 1, generator=generator))
+    networks = {shape: problems.load("digits-mlp", n=shape[0], width=shape[1]) for shape in NETWORKS}
+    cases = [("quadratic, d=50", spread, 50, 2.0, 1.0)]
+    cases += [(f"digits-mlp n={n:,}, d={F.dim:,}", F, F.dim, 0.3, 0.1) for (n, _), F in networks.items()]
+    for name, F, d, span, scale in cases:
+        for m in (20, 100) if d < 4000 else (20,):
+            generator = torch.Generator().manual_seed(0)
+            starts = scale * torch.randn(m, d, generator=generator, dtype=torch.float64)
+            shares = torch.linspace(0, 1, 30, dtype=torch.float64)
+            times = span * shares ** (0.8 + 0.4 * torch.rand(m, 1, generator=generator, dtype=torch.float64))
 
-        def together(F=F, starts=starts, times=times) -> int:
-            return int(gradient_flow(F, starts, times, tolerance=1e-5, method="dopri5").evaluations.sum())
+            def together(F=F, starts=starts, times=times) -> int:
+                return int(gradient_flow(F, starts, times, tolerance=1e-5, method="dopri5").evaluations.sum())
 
-        def apart(F=F, starts=starts, times=times) -> int:
-            return sum(
-                int(gradient_flow(F, x, t, tolerance=1e-5, method="dopri5").evaluations)
-                for x, t in zip(starts, times, strict=True)
+            def apart(F=F, starts=starts, times=times) -> int:
+                return sum(
+                    int(gradient_flow(F, x, t, tolerance=1e-5, method="dopri5").evaluations)
+                    for x, t in zip(starts, times, strict=True)
+                )
+
+            together()
+            spent: dict[str, list[float]] = {"together": [], "apart": []}
+            for _ in range(repeats):
+                for key, call in (("together", together), ("apart", apart)):
+                    begun = time.process_time()
+                    used = call()
+                    spent[key].append(time.process_time() - begun)
+            ratios = sorted(a / b for a, b in zip(spent["apart"], spent["together"], strict=True))
+            print(
+                f"| {name} | {m} | {statistics.median(spent['together']):.3f} | "
+                f"{statistics.median(spent['apart']):.3f} | {statistics.median(ratios):.1f} [{ratios[0]:.1f}, "
+                f"{ratios[-1]:.1f}] | {used:,} |",
+                flush=True,
             )
-
-        together()
-        spent: dict[str, list[float]] = {"together": [], "apart": []}
-        counts = (together(), apart())
-        for _ in range(repeats if d < 4000 else 2):
-            for key, call in (("together", together), ("apart", apart)):
-                begun = time.perf_counter()
-                call()
-                spent[key].append(time.perf_counter() - begun)
-        ratios = [a / b for a, b in zip(spent["apart"], spent["together"], strict=True)]
-        low, middle_ratio, high = statistics.quantiles(ratios, n=4)
-        print(
-            f"| {name} | {statistics.median(spent['together']):.3f} | {statistics.median(spent['apart']):.3f} | "
-            f"{middle_ratio:.1f} [{low:.1f}, {high:.1f}] | {counts[0]:,} | {counts[1]:,} |",
-            flush=True,
-        )
 
 
 if __name__ == "__main__":
