@@ -52,13 +52,18 @@ def ntk(
         "method": kernel.method,
     }  # fmt: skip
     size = kernel.size
+    singular = size > kernel.rank_bound
+    least = f"0 (rank at most {kernel.rank_bound:,})" if singular else f"{kernel.lambda_min:.4g}"
     lines = [
-        f"MEASURED  lambda_min {kernel.lambda_min:.4g}, lambda_max {kernel.lambda_max:.4g} (rounding "
+        f"MEASURED  lambda_min {least}, lambda_max {kernel.lambda_max:.4g} (rounding "
         f"{kernel.rounding:.1g}), {size} x {size} kernel of {count} of {problem.n:,} samples",
         f"  {kernel.method}",
     ]
-    if size > kernel.rank_bound:
-        lines.append(f"  singular: {size} outputs, {problem.dim:,} parameters")
+    if singular:
+        lines.append(
+            f"  {size:,} outputs cannot all be fitted at first order by {problem.dim:,} parameters: fewer samples "
+            "would show how independent theirs are"
+        )
     if found.run is not None and len(saved) > 1 and kernel.matrix is not None:
         path = kernel_path(problem, found.run, chosen)
         document["drift"], document["lazy"] = float(path.drift[-1]), path.lazy
