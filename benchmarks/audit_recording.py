@@ -21,6 +21,7 @@ import torch
 
 import tameopt as tame
 from tameopt.audit.training import train
+from tameopt.batches import index_batches
 from tameopt.problem import Problem
 
 
@@ -31,7 +32,7 @@ def plain(problem: Problem, steps: int, lr: float, batch_size: int) -> float:
     model = copy.deepcopy(problem.model)
     optimizer = tame.optim.SGD(model.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(0)
-    draws = problem.sample_batches(batch_size, generator)
+    draws = index_batches(problem.n, batch_size, generator)
     begun = time.perf_counter()
     for _ in range(steps):
         x, y = problem.batches.pick(next(draws))

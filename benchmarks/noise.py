@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from tameopt import problems
+from tameopt.batches import index_batches
 from tameopt.noise import pseudo_trajectory
 from tameopt.optim.schedules import Power
 from tameopt.problem import Problem
@@ -32,7 +33,7 @@ WINDOWS = ((20, 60), (200, 300), (1000, 1200), (2700, 2999))
 def recorded(folder: Path, problem: Problem, batch_size: int = 64, steps: int = 3000) -> Run:
     """Plain stochastic gradient, its step sizes and windows of consecutive iterates recorded."""
     schedule = Power(0.5, 0.75, shift=10)
-    batches = problem.sample_batches(batch_size, torch.Generator().manual_seed(0))
+    batches = index_batches(problem.n, batch_size, torch.Generator().manual_seed(0))
     run = Run.create(folder, {"schedule": schedule.to_json(), "sampling": "with replacement"})
     theta, held = problem.theta, {window: [] for window in WINDOWS}
     for k in range(steps):

@@ -39,6 +39,16 @@ def size_of(batch: Batch) -> int:
     return int(sizes.pop())
 
 
+def require_input_and_target(batch: Batch) -> None:
+    """Raises ValueError unless a batch is (*inputs, target)."""
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        keys = f" with keys {sorted(batch)}" if isinstance(batch, dict) else ""
+        raise ValueError(
+            f"a batch must be (*inputs, target), got {type(batch).__name__}{keys}: pass "
+            "forward=lambda model, batch: loss for any other form."
+        )
+
+
 def doubled(batch: Batch) -> Batch:
     """The batch with every sample twice."""
     return tree_map(
@@ -211,3 +221,16 @@ def batches_of(data: Any, batch_size: int | None = None) -> Batches:
     raise TypeError(
         f"data must be tensors, a Dataset, a DataLoader or an iterable of batches, got {type(data).__name__}."
     )
+
+
+def index_batches(
+    n: int, batch_size: int, generator: torch.Generator, replacement: bool = True
+) -> Iterator[torch.Tensor]:
+    """Endless index batches (batch_size,) int64 of n samples: uniform with replacement (the lecture's noise), or
+    epochs of random reshuffling without."""
+    while True:
+        if replacement:
+            yield torch.randint(n, (batch_size,), generator=generator)
+            continue
+        order = torch.randperm(n, generator=generator)
+        yield from order.split(batch_size)

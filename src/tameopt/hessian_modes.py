@@ -12,6 +12,7 @@ from torch.func import grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tameopt.batches import Batch, size_of
+from tameopt.parameter_vector import shapes_of, split
 
 Parameters = dict[str, torch.Tensor]
 BatchSum = Callable[[Parameters, Batch], torch.Tensor]  # the sum of l_i over a batch, differentiable
@@ -50,15 +51,6 @@ class HessianMode:
         return HessianMode(mode, mode)
 
 
-def _split(vector: torch.Tensor, parameters: Parameters) -> Parameters:
-    """A flat vector as views in the parameters' shapes."""
-    parts, start = {}, 0
-    for key, parameter in parameters.items():
-        parts[key] = vector[start : start + parameter.numel()].view(parameter.shape)
-        start += parameter.numel()
-    return parts
-
-
 class GradientGraph:
     """The gradient of the sum over a batch with its graph: each column of a product is one more backward pass.
 
@@ -67,6 +59,7 @@ class GradientGraph:
 
     def __init__(self, batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> None:
         self._leaves = {key: view.detach().requires_grad_() for key, view in parameters.items()}
+        self._shapes = shapes_of(parameters)
         self.samples = size_of(batch) if batch else 1
         with torch.enable_grad(), exact_attention():
             self._parts = torch.autograd.grad(
@@ -92,7 +85,7 @@ class GradientGraph:
             return torch.zeros_like(block)  # F is linear on this batch
         columns = []
         for j in range(block.shape[1]):
-            vectors = list(_split(block[:, j].contiguous(), self._leaves).values())
+            vectors = list(split(block[:, j].contiguous(), self._shapes).values())
             products = torch.autograd.grad(
                 [self._parts[i] for i in moving],
                 list(self._leaves.values()),
@@ -173,11 +166,13 @@ def hessian_product(
 def _forward_over_reverse(
     batch_sum: BatchSum, parameters: Parameters, batch: Batch, block: torch.Tensor
 ) -> torch.Tensor:
+    shapes = shapes_of(parameters)
+
     def gradient(at: Parameters) -> Parameters:
         return grad(lambda inner: batch_sum(inner, batch))(at)
 
     def product(vector: torch.Tensor) -> torch.Tensor:
-        tangent = jvp(gradient, (parameters,), (_split(vector, parameters),))[1]
+        tangent = jvp(gradient, (parameters,), (split(vector, shapes),))[1]
         return torch.cat([tangent[key].reshape(-1) for key in parameters])
 
     with exact_attention():
@@ -191,8 +186,10 @@ def _forward_over_reverse(
 def _differences(batch_sum: BatchSum, parameters: Parameters, batch: Batch, block: torch.Tensor) -> torch.Tensor:
     """Central differences of the gradient, with the step that balances truncation against rounding."""
 
+    shapes = shapes_of(parameters)
+
     def gradient(at: torch.Tensor) -> torch.Tensor:
-        leaves = {key: view.detach().requires_grad_() for key, view in _split(at, parameters).items()}
+        leaves = {key: view.detach().requires_grad_() for key, view in split(at, shapes).items()}
         with torch.enable_grad():
             parts = torch.autograd.grad(batch_sum(leaves, batch), list(leaves.values()), materialize_grads=True)
         return torch.cat([part.reshape(-1) for part in parts])

@@ -63,3 +63,19 @@ def structure_copy(model: nn.Module) -> nn.Module:
     """The module tree copied, its tensors shared: mode and hooks can differ, no memory is taken."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, memo)
+
+
+def trainable(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """The parameters that are theta, by name.
+
+    Raises ValueError when there are none, or complex ones.
+    """
+    parameters = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    if not parameters:
+        raise ValueError(
+            f"the model must have trainable parameters, {name} has none: set requires_grad_(True) on some."
+        )
+    for key, parameter in parameters.items():
+        if parameter.is_complex():
+            raise ValueError(f"parameters must be real, {key!r} is {parameter.dtype}: view it as real pairs.")
+    return parameters

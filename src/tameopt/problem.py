@@ -7,20 +7,22 @@ flat theta; the person's model is never changed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from tameopt.batches import Batch, Batches, batches_of, rows, size_of
+from tameopt.batches import Batch, Batches, batches_of, require_input_and_target, rows, size_of
 from tameopt.evidence import Finding
 from tameopt.hessian_modes import HessianMode, HessianProducts, exact_attention, faster_mode
 from tameopt.linear_operator import SymmetricOperator
-from tameopt.loss_module import BatchLoss, Function, Loss, structure_copy, unwrapped
+from tameopt.loss_module import BatchLoss, Function, Loss, structure_copy, trainable, unwrapped
+from tameopt.parameter_vector import flattened, shapes_of, split
 from tameopt.probe import Reduction, probe
 from tameopt.sample_gradients import gradients_of_samples
+from tameopt.sharing import Sharing, total_of
 
 
 class Problem:
@@ -83,20 +85,11 @@ class Problem:
         self.initial_law = initial_law
         self.known: tuple[Finding, ...] = ()
         self.is_function = isinstance(self.model, Function)
-        self._parameters = {
-            key: parameter for key, parameter in self.model.named_parameters() if parameter.requires_grad
-        }
-        if not self._parameters:
-            raise ValueError(
-                f"the model must have trainable parameters, {self.name} has none: set requires_grad_(True) on some."
-            )
+        self._parameters = trainable(self.model, self.name)
         first = next(iter(self._parameters.values()))
-        for key, parameter in self._parameters.items():
-            if parameter.is_complex():
-                raise ValueError(f"parameters must be real, {key!r} is {parameter.dtype}: view it as real pairs.")
         self.dtype = dtype or first.dtype
         self.device = torch.device(device) if device is not None else first.device
-        self.shapes = {key: tuple(parameter.shape) for key, parameter in self._parameters.items()}
+        self.shapes = shapes_of(self._parameters)
         self.dim = sum(parameter.numel() for parameter in self._parameters.values())
         structure = structure_copy(self.model)
         if mode == "eval":
@@ -106,12 +99,14 @@ class Problem:
         self._constants = self._cast_constants()
         self._fixed_buffers: dict[str, torch.Tensor] = {}
         self._hessian_mode: HessianMode | None = None
+        self.sharing: Sharing | None = None
         if self.is_function:
             self.batches = Batches(1, 1, ())
             self.reduction: Reduction = "sum"
             return
         self.batches = batches_of(data, batch_size).to(self.dtype, self.device)
-        self._check_batch_form(next(iter(self.batches)))
+        if forward is None:
+            require_input_and_target(next(iter(self.batches)))
         parameters = self.unflatten(self.theta)
         self.reduction = probe(
             structure, lambda batch: self.batch_output(parameters, batch), next(iter(self.batches)), reduction
@@ -149,7 +144,8 @@ class Problem:
         return problem
 
     def __repr__(self) -> str:
-        samples = "" if self.is_function else f", n={self.n:,}"
+        samples = "" if self.is_function else f", n={self.n_total:,}"
+        samples += "" if self.sharing is None else f" over {self.sharing.processes} processes"
         return f"Problem({self.name}, d={self.dim:,}{samples}, {str(self.dtype).removeprefix('torch.')})"
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Problem:
@@ -161,12 +157,24 @@ class Problem:
         other._constants = other._cast_constants()
         return other
 
+    def shared(self, sharing: Sharing) -> Problem:
+        """The problem of all processes' data, of which this one holds a share: values, gradients and Hessian products
+        become sums over the processes, which all have to ask for them together."""
+        other = copy.copy(self)
+        other.sharing = sharing
+        return other
+
     # -- theta ---------------------------------------------------------------------------------------------
 
     @property
     def n(self) -> int:
-        """The number of samples (1 for a plain function)."""
+        """The number of samples that this process holds (1 for a plain function)."""
         return self.batches.n
+
+    @property
+    def n_total(self) -> int:
+        """The number of samples of all processes: n, unless data are shared (`curvature.over_processes`)."""
+        return self.n if self.sharing is None else self.sharing.samples
 
     @property
     def theta(self) -> torch.Tensor:
@@ -175,21 +183,15 @@ class Problem:
 
     def flatten(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(d,) the named tensors as one vector, in the order of `shapes`."""
-        return torch.cat([tensors[key].detach().reshape(-1).to(self.device, self.dtype) for key in self.shapes])
+        return flattened(tensors, self.shapes, self.dtype, self.device)
 
     def unflatten(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
         """The parameters by name as views of theta: (d,); nothing is copied.
 
         Raises ValueError when theta is not (d,).
         """
-        if theta.shape != (self.dim,):
-            raise ValueError(f"theta must have shape ({self.dim},), got {tuple(theta.shape)}.")
-        parts, start = {}, 0
-        for key, shape in self.shapes.items():
-            size = int(torch.Size(shape).numel())
-            parts[key] = theta[start : start + size].view(shape)
-            start += size
-        return parts
+        self._require_shape(theta)
+        return split(theta, self.shapes)
 
     def at(self, theta: torch.Tensor | None) -> torch.Tensor:
         """theta: (d,) in the problem's dtype and on its device, the model's own for None.
@@ -198,9 +200,12 @@ class Problem:
         """
         if theta is None:
             return self.theta
+        self._require_shape(theta)
+        return theta.to(self.device, self.dtype)
+
+    def _require_shape(self, theta: torch.Tensor) -> None:
         if theta.shape != (self.dim,):
             raise ValueError(f"theta must have shape ({self.dim},), got {tuple(theta.shape)}.")
-        return theta.to(self.device, self.dtype)
 
     def load_buffers(self, buffers: Mapping[str, torch.Tensor]) -> Problem:
         """The same problem with these buffers (BatchNorm's running statistics of a recorded step, say) in place of
@@ -250,11 +255,19 @@ class Problem:
 
     @property
     def scale(self) -> float:
-        """What the sum of all l_i is multiplied by to give F: 1/n, or 1 for reduction "sum"."""
-        return 1.0 if self.reduction == "sum" else 1.0 / self.n
+        """What the sum of all l_i is multiplied by to give F: 1/n over all data, or 1 for reduction "sum"."""
+        return 1.0 if self.reduction == "sum" else 1.0 / self.n_total
 
     def __call__(self, theta: torch.Tensor) -> torch.Tensor:
-        """F(theta), differentiable in theta any number of times by autograd and torch.func; scalar tensor."""
+        """F(theta), differentiable in theta any number of times by autograd and torch.func; scalar tensor.
+
+        Raises ValueError where the data are shared by processes: sums over them have no derivatives here.
+        """
+        if self.sharing is not None:
+            raise ValueError(
+                f"F must be a sum over this process's data to be differentiated, {self.name} is one over "
+                f"{self.sharing.processes} processes: use .value, .gradient and .hessian, or all data on one process."
+            )
         with exact_attention():
             return self._full_value(theta)
 
@@ -268,7 +281,7 @@ class Problem:
     def value(self, theta: torch.Tensor | None = None) -> torch.Tensor:
         """F(theta), an exact full-data sum weighted by batch size; scalar tensor. One value pass."""
         with torch.no_grad():
-            return self._full_value(self.at(theta))
+            return total_of(self.sharing, self._full_value(self.at(theta)))
 
     def gradient(self, theta: torch.Tensor | None = None) -> torch.Tensor:
         """(d,) grad F(theta) over all samples, as autodiff returns it. One gradient."""
@@ -282,7 +295,7 @@ class Problem:
         for batch in self.batches:
             value, part = self._batch_gradient(at, batch)
             total, gradient = total + value, gradient + part
-        return total * self.scale, gradient * self.scale
+        return total_of(self.sharing, total * self.scale), total_of(self.sharing, gradient * self.scale)
 
     def batch_gradient(self, theta: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The value and gradient of the mean loss over one batch (the sum for reduction "sum")."""
@@ -358,7 +371,7 @@ class Problem:
         call; attention runs on the math backend, the only one with second derivatives. Where an operator has none
         at all, differences of gradients (`hessian_mode` says so). `hessian` is faster for many products at one theta.
         """
-        return self._hessian_products(self.at(theta), keep=False)(block) * self.scale
+        return total_of(self.sharing, self._hessian_products(self.at(theta), keep=False)(block) * self.scale)
 
     def hessian(self, theta: torch.Tensor | None = None) -> SymmetricOperator:
         """grad^2 F(theta) as an operator; nothing is computed until it is applied.
@@ -372,41 +385,16 @@ class Problem:
         def product(block: torch.Tensor) -> torch.Tensor:
             if not products:
                 products.append(self._hessian_products(at, keep=True))
-            return products[0](block) * self.scale
+            return total_of(self.sharing, products[0](block) * self.scale)
 
         return SymmetricOperator(self.dim, product, self.dtype, self.device, f"Hessian of {self.name}")
 
-    def hessian_mode(self) -> HessianMode:
+    def hessian_mode(self, theta: torch.Tensor | None = None) -> HessianMode:
         """How Hessian products are computed here; timed on the first batch when first asked."""
         if self._hessian_mode is None:
-            self._hessian_mode = faster_mode(self._batch_sum, self.unflatten(self.theta), next(iter(self.batches)))
+            parameters = self.unflatten(self.at(theta))
+            self._hessian_mode = faster_mode(self._batch_sum, parameters, next(iter(self.batches)))
         return self._hessian_mode
 
     def _hessian_products(self, at: torch.Tensor, keep: bool) -> HessianProducts:
-        if self._hessian_mode is None:
-            self._hessian_mode = faster_mode(self._batch_sum, self.unflatten(at), next(iter(self.batches)))
-        return HessianProducts(self._batch_sum, self.unflatten(at), self.batches, self._hessian_mode, keep)
-
-    # -- within --------------------------------------------------------------------------------------------
-
-    def _check_batch_form(self, batch: Batch) -> None:
-        if self.forward is not None:
-            return
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            keys = f" with keys {sorted(batch)}" if isinstance(batch, dict) else ""
-            raise ValueError(
-                f"a batch must be (*inputs, target), got {type(batch).__name__}{keys}: pass "
-                "forward=lambda model, batch: loss for any other form."
-            )
-
-    def sample_batches(
-        self, batch_size: int, generator: torch.Generator, replacement: bool = True
-    ) -> Iterator[torch.Tensor]:
-        """Endless index batches (batch_size,) int64: uniform with replacement (the lecture's noise), or
-        epochs of random reshuffling without."""
-        while True:
-            if replacement:
-                yield torch.randint(self.n, (batch_size,), generator=generator)
-                continue
-            order = torch.randperm(self.n, generator=generator)
-            yield from order.split(batch_size)
+        return HessianProducts(self._batch_sum, self.unflatten(at), self.batches, self.hessian_mode(at), keep)

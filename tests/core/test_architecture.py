@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "tameopt"
 LAYERS = (
     {"claims"},
     {"evidence", "picture", "batches", "probe", "linear_operator", "extras", "catalogue"},
+    {"parameter_vector", "sharing"},
     {"loss_module", "hessian_modes", "record_file"},
     {"sample_gradients"},
     {"problem", "run"},

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tameopt import problems
+from tameopt.batches import index_batches
 from tameopt.optim import schedules
 from tameopt.problem import Problem
 from tameopt.run import Run
@@ -31,7 +32,9 @@ def _train(
 ) -> Run:
     """SGD by hand with the record that the noise analyses read; batch_size None is the full batch."""
     generator = torch.Generator().manual_seed(seed)
-    batches = None if batch_size is None else problem.sample_batches(batch_size, generator, sampling != "reshuffled")
+    batches = (
+        None if batch_size is None else index_batches(problem.n, batch_size, generator, sampling != "reshuffled")
+    )
     run = Run.create(
         folder,
         {

@@ -71,6 +71,12 @@ def audit(
 
     Raises ValueError, TypeError or OSError for a subject or settings that cannot be used.
     """
+    held = subject if isinstance(subject, Problem) else problem
+    if held is not None and held.sharing is not None:
+        raise ValueError(
+            f"an audit needs all data on one process, {held.name} is spread over {held.sharing.processes}: audit the "
+            "whole problem on rank 0, or call curvature.classify, which sums over processes."
+        )
     say = notify or (lambda message: None)
     begun = time.perf_counter()
     if not budget_seconds > 0:

@@ -17,7 +17,7 @@ from torch import nn
 from tameopt import optim
 from tameopt.audit.recorder import Grid, Recorder, affordable_points
 from tameopt.audit.symptoms.nonfinite import locate
-from tameopt.batches import Batch, rows, size_of
+from tameopt.batches import Batch, index_batches, rows, size_of
 from tameopt.optim import schedules
 from tameopt.problem import Problem
 from tameopt.run import Run
@@ -333,7 +333,7 @@ class _Loop:
             while True:
                 yield from self.batches
         generator = torch.Generator().manual_seed(self.seed)
-        for indices in self.problem.sample_batches(self.batch_size, generator, self.sampling == "with replacement"):
+        for indices in index_batches(self.problem.n, self.batch_size, generator, self.sampling == "with replacement"):
             yield self.batches.pick(indices)
 
 

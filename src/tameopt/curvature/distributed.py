@@ -6,10 +6,14 @@ DistributedDataParallel models are looked through by `Problem`, so that this is 
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 import torch.distributed as dist
 
 from tameopt.linear_operator import SymmetricOperator
+from tameopt.problem import Problem
+from tameopt.sharing import Sharing
 
 
 def mean_over_processes(tensor: torch.Tensor, samples: int, group: dist.ProcessGroup | None = None) -> torch.Tensor:
@@ -27,29 +31,59 @@ def mean_over_processes(tensor: torch.Tensor, samples: int, group: dist.ProcessG
     return (weighted[:-1] / weighted[-1]).reshape(tensor.shape)
 
 
+@overload
 def over_processes(
-    operator: SymmetricOperator, samples: int, group: dist.ProcessGroup | None = None
-) -> SymmetricOperator:
-    """The operator of the mean over all processes' samples, from each process's own.
+    subject: Problem, samples: int | None = None, group: dist.ProcessGroup | None = None
+) -> Problem: ...
 
-    operator: of this process's share, say `problem.hessian(theta)` with reduction "mean" and the same theta
-    everywhere. samples: `problem.n` of this process. group: the default one for None.
 
-    All processes must apply it in step: `spectrum(over_processes(problem.hessian(), problem.n))` with one seed does,
-    and returns the same on each. Raises as `mean_over_processes`.
+@overload
+def over_processes(
+    subject: SymmetricOperator, samples: int, group: dist.ProcessGroup | None = None
+) -> SymmetricOperator: ...
+
+
+def over_processes(
+    subject: Problem | SymmetricOperator, samples: int | None = None, group: dist.ProcessGroup | None = None
+) -> Problem | SymmetricOperator:
+    """The problem of all processes' samples, or the operator of their mean, from each process's own.
+
+    subject: this process's Problem (any reduction): its values, gradients and Hessian products become those of all
+    data, so that `spectrum`, `classify`, `density`, ... need no further word. Or an operator of this process's share,
+    a mean over its `samples`. theta is to be the same everywhere. group: the default one for None.
+
+    All processes must ask in step, with one seed: `classify(over_processes(problem), theta)` does, and returns the
+    same on each. Proofs, and what looks at single samples, see one process only: the former refuse, the latter
+    concern the own share.
+
+    Raises as `mean_over_processes`, and ValueError for an operator without `samples`.
     """
     _require_group()
+    processes = dist.get_world_size(group)
+    if isinstance(subject, Problem):
+        count = torch.tensor([subject.n], dtype=torch.int64, device=subject.device)
+        dist.all_reduce(count, group=group)
+
+        def total(tensor: torch.Tensor) -> torch.Tensor:
+            summed = tensor.detach().clone()
+            dist.all_reduce(summed, group=group)
+            return summed
+
+        return subject.shared(Sharing(processes, int(count), total))
+    if samples is None:
+        raise ValueError("samples must be given with an operator: it is the number that this process holds.")
+    share = samples
 
     def product(block: torch.Tensor) -> torch.Tensor:
-        return mean_over_processes(operator.product(block), samples, group)
+        return mean_over_processes(subject.product(block), share, group)
 
     return SymmetricOperator(
-        operator.dim,
+        subject.dim,
         product,
-        operator.dtype,
-        operator.device,
-        f"{operator.name} over {dist.get_world_size(group)} processes",
-        operator.products_per_column,
+        subject.dtype,
+        subject.device,
+        f"{subject.name} over {processes} processes",
+        subject.products_per_column,
     )
 
 

@@ -95,6 +95,8 @@ def _frames(problem: Problem, at: torch.Tensor) -> Frames | None:
     )
     if not chained or problem.is_function or problem.forward is not None or at.dtype != torch.float64:
         return None
+    if problem.sharing is not None:
+        return None  # the frames would come from this process's data alone
     whole = problem.batches.whole
     if not isinstance(whole, (tuple, list)) or len(whole) != 2 or whole[0].ndim != 2:
         return None

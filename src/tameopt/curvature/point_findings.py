@@ -35,7 +35,7 @@ def analyse_point(context: Context) -> Answer:
     point = classify(
         context.problem,
         context.theta,
-        dense_below=50 if context.problem.n > 1 else 200,
+        dense_below=50 if context.problem.n_total > 1 else 200,
         max_products=240,
         generator=context.generator(2),
         rigorous=_worth_a_proof(context),
@@ -75,7 +75,7 @@ def analyse_point(context: Context) -> Answer:
 def _plane(context: Context) -> tuple[Picture, ...]:
     """The loss on the plane of the run's two main directions, where that costs half a second at most."""
     run = context.run
-    if run is None or context.problem.dim < 2 or context.problem.dim * max(context.problem.n, 1) > 10_000_000:
+    if run is None or context.problem.dim < 2 or context.problem.dim * max(context.problem.n_total, 1) > 10_000_000:
         return ()
     saved = run.vector_steps("theta")
     # our choice: 60 points show the path, and consecutive ones of a recorded window add nothing to the plane
@@ -89,7 +89,7 @@ def _plane(context: Context) -> tuple[Picture, ...]:
 
 def _worth_a_proof(context: Context) -> bool:
     # our choice: the tape of F has some 10 operations a parameter and sample, and a proof takes a second there
-    return context.problem.dim <= 24 and context.problem.dim * max(context.problem.n, 1) <= 400
+    return context.problem.dim <= 24 and context.problem.dim * max(context.problem.n_total, 1) <= 400
 
 
 def _critical(point: Classification) -> Finding:

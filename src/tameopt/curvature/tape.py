@@ -82,6 +82,8 @@ def tape_of(problem: Problem, theta: torch.Tensor | None = None) -> Tape:
     >>> tape_of(Problem.from_function(lambda t: t[0] * t[1], torch.ones(2, dtype=torch.float64)))[:3]
     [['var', 0], ['var', 1], ['mul', 0, 1]]
     """
+    if problem.sharing is not None:
+        raise NotOnTapeError(f"the data are spread over {problem.sharing.processes} processes")
     at = (problem.theta if theta is None else theta).to(problem.device, problem.dtype)
     writer = Writer()
     recorder = _Recorder(writer)
