@@ -2,7 +2,8 @@
 
 Nonsmoothness lives in single operators (relu, abs, max-pool, ...), so every question of this room begins with
 the list of them. The trace is functional (no in-place writes) and takes parameters and batch as inputs, so a
-branch on the value of either is refused by the tracer instead of being frozen silently.
+branch on the value of either is refused instead of being frozen silently. A branch on constants (whether a mask
+is causal) always goes the same way and is followed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from tameopt.batches import Batch
@@ -163,18 +165,63 @@ def _positions(leaves: Sequence[Any]) -> list[int]:
     return [number for number, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
 
 
+class _Decisions(TorchDispatchMode):
+    """Lets Python read numbers out of tensors while a trace is made; `read` holds what was read from.
+
+    Whoever uses it has to refuse a trace in which one of these depends on an input.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[torch.Tensor] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not torch.ops.aten._local_scalar_dense.default:
+            return func(*args, **(kwargs or {}))
+        self.read.append(torch.ops.aten.clone.default(args[0]))  # a node of the graph, to see what it depends on
+        with _disable_current_modes():
+            return func(*args)
+
+
 def _traced(function: Callable[..., torch.Tensor], values: Sequence[torch.Tensor]) -> Any:
     from torch.func import functionalize
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with _Decisions() as decisions:
+            output = function(*inputs)
+        return output, *decisions.read
+
     try:
         # trust nothing but aten: mutations are written out, so relu_ is relu
-        return make_fx(functionalize(function, remove="mutations"))(*values)
+        module = make_fx(functionalize(run, remove="mutations"))(*values)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TraceError(
             f"the objective must be one list of operators, tracing it raised {type(error).__name__}: {first[:200]}"
         ) from error
+    output, *read = module.graph.output_node().args[0]
+    if any(_may_change(node) for node in read):
+        raise TraceError(
+            "the objective must be one list of operators, but Python reads a number out of a tensor that depends on "
+            "the parameters, the batch or chance (a data-dependent branch, .item())"
+        )
+    module.graph.output_node().args = (output,)
+    return module
+
+
+def _may_change(node: torch.fx.Node) -> bool:
+    """Whether a node's value depends on an input of the graph or on random numbers."""
+    waiting, seen = [node], set[torch.fx.Node]()
+    while waiting:
+        one = waiting.pop()
+        if one.op == "placeholder" or torch.Tag.nondeterministic_seeded in getattr(one.target, "tags", ()):
+            return True
+        seen.add(one)
+        waiting.extend(source for source in one.all_input_nodes if source not in seen)
+    return False
 
 
 def _steps_of(module: Any, keys: Sequence[str], positions: Sequence[int]) -> Graph:
