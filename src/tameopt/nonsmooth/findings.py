@@ -95,7 +95,7 @@ def _analyse_goldstein(context: Context) -> Answer:
     if _is_smooth(context):
         finding = measured(
             claim,
-            f"({delta:.2g}, {size:.2e})-stationary: no operator has a kink, the gradient itself is the bound.",
+            f"No operator has a kink: the gradient itself, of norm {size:.3g}, bounds the least subgradient.",
             size,
             method="norm of the full-batch gradient",
             error_kind="upper bound",
@@ -115,9 +115,9 @@ def _analyse_goldstein(context: Context) -> Answer:
     )
     finding = measured(
         claim,
-        f"({delta:.2g}, {result.eps:.2e})-stationary: {result.samples} gradients within {delta:.2g} of theta have an "
-        f"element of norm {result.eps:.2e} in their hull (the gradient at theta: {result.centre:.2e}). "
-        "A large number here would prove nothing.",
+        f"Averages of the gradients at {result.samples} points within {delta:.2g} of theta come down to norm "
+        f"{result.eps:.3g} (at theta {result.centre:.3g}): theta is ({delta:.2g}, {result.eps:.3g})-stationary. "
+        "A large number here proves nothing.",
         result.eps,
         method=f"least norm in the hull of {result.samples} full-batch gradients, Wolfe's algorithm",
         error_kind="upper bound",
