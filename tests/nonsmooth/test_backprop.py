@@ -68,8 +68,9 @@ def test_without_biases_the_difference_of_relus_is_never_proved(function):
     """relu(x) - relu(-x) = x: its only Clarke subgradient is 1, backprop says 0, 2 or 1."""
     result = check_backprop(lambda x: (function(x) - function(-x)).sum(), torch.zeros(1))
     if float(result.gradient) == 1.0:
-        assert result.verdict is Verdict.MEASURED
+        assert result.verdict is Verdict.PROVED
         assert result.how == "membership"
+        assert result.certificate.replay()
     else:
         assert result.verdict is Verdict.REFUTED
         assert result.distance == pytest.approx(1.0)
@@ -137,11 +138,132 @@ def test_opposite_sides_on_one_bias_are_refused():
     assert "opposite directions" in reason
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU6(), nn.Hardtanh(), nn.Softshrink(), nn.Hardswish()])
-def test_two_sided_kinks_are_refused(activation):
+TWO_SIDED = [nn.ReLU6(), nn.Hardtanh(), nn.Hardtanh(-0.5, 2.0), nn.Softshrink(), nn.Hardswish(), nn.Hardsigmoid()]
+
+
+@pytest.mark.parametrize("activation", TWO_SIDED, ids=str)
+def test_two_sided_kinks_are_proved_where_weights_and_bias_are_their_own(activation):
     certificate, reason = _lemma(_problem(nn.Sequential(nn.Linear(4, 4), activation, nn.Linear(4, 3))))
-    assert certificate is None
-    assert "not in the table" in reason
+    assert certificate is not None and certificate.replay(), reason
+
+
+class _Layer(nn.Module):
+    """activation(x W + b), W or b trainable or not, and a head."""
+
+    def __init__(self, activation, weight=True, bias=True):
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(4, 4, dtype=torch.float64), requires_grad=weight)
+        self.b = nn.Parameter(torch.randn(4, dtype=torch.float64), requires_grad=bias)
+        self.activation, self.head = activation, nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.activation(torch.addmm(self.b, x, self.W)))
+
+
+def test_two_sided_kinks_need_a_move_that_serves_both():
+    """hardtanh is differentiated on its outer sides: a shift moves both kinks one way, a scaling both outward."""
+    hardtanh = nn.functional.hardtanh
+    assert "own bias cannot give" in _lemma(_problem(_Layer(hardtanh, weight=False)))[1]
+    assert "not from a trainable parameter" in _lemma(_problem(_Layer(hardtanh, bias=False)))[1]
+    bare = lambda low, high: nn.Sequential(  # noqa: E731
+        nn.Linear(4, 4, bias=False), nn.Hardtanh(low, high), nn.Linear(4, 3)
+    )
+    assert _lemma(_problem(bare(-1.0, 2.0)))[0] is not None
+    assert _lemma(_problem(bare(0.0, 6.0)))[0] is None  # a scaling leaves 0 where it is
+    assert _lemma(_problem(bare(1.0, 2.0)))[0] is None  # both would have to move outward, one inward
+    both_zero = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 3))
+    assert _lemma(_problem(both_zero))[0] is None
+
+
+@pytest.mark.parametrize("name", ["hardtanh", "relu6", "abs", "maximum", "hardswish"])
+def test_the_lemma_is_true_where_every_kink_is_active(name):
+    """Inputs on both kinks at once: backprop's output is in the exact Clarke set, or a limit of nearby gradients."""
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    y = torch.tensor([[1.0], [-2.0], [3.0]], dtype=torch.float64)
+    function, W, b = {
+        "hardtanh": (nn.functional.hardtanh, [[1.0, -1.0], [0.0, 1.0]], [0.0, 0.0]),
+        "relu6": (nn.functional.relu6, [[6.0, 0.0], [0.0, -6.0]], [0.0, 6.0]),
+        "abs": (torch.abs, [[0.0, 0.0], [1.0, -1.0]], [0.0, 0.0]),
+        "maximum": (lambda z: torch.maximum(z, torch.zeros_like(z)), [[0.0, 0.0], [1.0, -1.0]], [0.0, 0.0]),
+        "hardswish": (nn.functional.hardswish, [[3.0, -3.0], [0.0, 3.0]], [0.0, 0.0]),
+    }[name]
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(2, 2), nn.Linear(2, 1)
+
+        def forward(self, x):
+            return self.last(function(self.first(x)))
+
+    model = Net().double()
+    with torch.no_grad():
+        model.first.weight.copy_(torch.tensor(W))
+        model.first.bias.copy_(torch.tensor(b))
+        model.last.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    problem = tame.Problem(model, nn.functional.mse_loss, (x, y))
+    assert census(problem).active >= 3
+    result = check_backprop(problem)
+    assert (result.verdict, result.how) == (Verdict.PROVED, "lemma")
+    if name != "hardswish":
+        from tameopt.nonsmooth.local_form import local_form_of_problem
+        from tameopt.nonsmooth.subdifferential import clarke_of_local
+
+        clarke = clarke_of_local(local_form_of_problem(problem, problem.theta, graphs_of(problem, problem.theta)))
+        assert clarke.distance(result.gradient) < 1e-12
+        return
+    for t in (1e-4, 1e-6):  # hardswish: outer sides, along the scaling of the layer
+        parts = {key: part.clone() for key, part in problem.unflatten(problem.theta).items()}
+        for key in ("first.weight", "first.bias"):
+            parts[key] *= 1 + t
+        torch.testing.assert_close(problem.gradient(problem.flatten(parts)), result.gradient, rtol=0, atol=100 * t)
+
+
+def test_a_maximum_of_two_layers_is_proved_and_a_knot_of_two_is_not():
+    class Maxout(nn.Module):
+        def __init__(self, knot):
+            super().__init__()
+            self.a, self.b, self.last, self.knot = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3), knot
+
+        def forward(self, x):
+            a, b = self.a(x), self.b(x)
+            if self.knot:  # max(b, a) moves b, then max(a, 2 b - a) would need to move a, after b
+                return self.last(torch.maximum(b, a) - torch.maximum(a, 2 * b - a))
+            return self.last(torch.maximum(a, b))
+
+    assert check_backprop(_problem(Maxout(False))).how == "lemma"
+    certificate, reason = _lemma(_problem(Maxout(True)))
+    assert certificate is None, reason
+
+
+def test_a_maximum_that_reads_its_own_bias_twice_is_refused():
+    """max(z, 2 z) = relu(z) + z: the difference moves against the bias."""
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            z = self.first(x)
+            return self.last(torch.maximum(z, 2 * z))
+
+    assert _lemma(_problem(Own()))[0] is None
+
+
+def test_halves_on_one_bias_are_refused():
+    """abs(z) and max(z, 0) of one z draw their sides together, not independently."""
+
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            z = self.first(x)
+            return self.last(z.abs() - torch.maximum(z, torch.zeros_like(z)))
+
+    assert "opposite directions" in _lemma(_problem(Halves()))[1]
 
 
 def test_a_weight_penalty_on_the_biases_does_not_matter():
@@ -213,6 +335,57 @@ def test_margins_prove_a_point_without_biases_and_refuse_the_kink():
     F = lambda x: torch.relu(x).sum() - torch.relu(-x).sum()  # noqa: E731
     assert check_backprop(F, torch.tensor([0.5, -2.0])).how == "margins"
     assert check_backprop(F, torch.tensor([0.5, 0.0])).verdict is Verdict.REFUTED
+
+
+MEMBERS = {
+    "minus abs": (lambda x: -x.abs().sum(), [0.0, 0.0], True),
+    "max.dim": (lambda x: x.view(1, -1).max(1).values.sum(), [1.0, 1.0, 1.0], True),
+    "pool": (lambda x: nn.functional.max_pool2d(x.view(1, 1, 2, 2), 2).sum() - x[3], [1.0] * 4, True),
+    "hardtanh": (lambda x: nn.functional.hardtanh(x).sum(), [1.0, -1.0, 0.0], True),
+    "a square inside": (lambda x: torch.relu(x**2).sum() + x[0].abs(), [0.0, 0.0], True),
+    "thin cells": (lambda x: x[1].abs() - (x[1] - x[0] ** 2).abs(), [0.0, 0.0], True),
+    "quotient": (lambda x: ((x[0] - x[1]) * (1 + x[1] ** 2) / 4).abs() + x.clamp(0, 1).sum(), [1.0, 1.0], True),
+    "thirds are rounded": (lambda x: x.amax(), [1.0, 1.0, 1.0], False),
+    "one too many": (
+        lambda x: torch.maximum(x, 0 * x).sum() - torch.maximum(x, 0 * x).maximum(0 * x).sum(),
+        [0.0],
+        None,
+    ),
+    "both sides": (lambda x: x.clamp(min=0).sum() - (-x).clamp(min=0).sum(), [0.0], None),
+}
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_membership_is_proved_exactly_or_not_at_all(name):
+    """True: proved; False: a member only up to its own rounding; None: none at all."""
+    F, x, expected = MEMBERS[name]
+    result = check_backprop(F, torch.tensor(x, dtype=torch.float64))
+    assert result.how == "membership"
+    wanted = {True: Verdict.PROVED, False: Verdict.MEASURED, None: Verdict.REFUTED}[expected]
+    assert result.verdict is wanted
+    if expected:
+        assert result.certificate.replay()
+
+
+def test_a_tampered_membership_does_not_replay():
+    certificate = check_backprop(lambda x: -x.abs().sum(), torch.zeros(2, dtype=torch.float64)).certificate
+
+    def replayed(change):
+        data = copy.deepcopy(dict(certificate.data))
+        change(data)
+        return type(certificate)(certificate.checker, data).replay()
+
+    from tameopt.nonsmooth._replay import packed
+
+    assert replayed(lambda data: None)
+    assert not replayed(lambda data: data.update(gradient=packed(torch.tensor([0.5, 0.0]).numpy())))
+    assert not replayed(lambda data: data["weights"].__setitem__(0, [1, 3]))
+    assert not replayed(lambda data: data["directions"].__setitem__(0, [0, 1]))  # leaves the first kink open
+    assert not replayed(lambda data: data["parts"][0]["steps"][1].update(op="aten.sign.default"))
+    with pytest.raises(ValueError, match="parameters fill theta"):
+        replayed(lambda data: data["offsets"].update(theta=1))
+    with pytest.raises(ValueError, match="must hold parts"):
+        replayed(lambda data: data.pop("weights"))
 
 
 def test_thin_cells_leave_it_open_rather_than_refuted():

@@ -66,7 +66,8 @@ def test_a_maximum_of_minus_abs_is_clarke_critical():
     problem = tame.Problem.from_function(lambda x: -x.abs().sum(), torch.zeros(2, dtype=torch.float64))
     found = _findings(problem)
     assert found["point.kinks"].value == 2
-    assert found["point.backprop_clarke"].verdict is Verdict.MEASURED
+    assert found["point.backprop_clarke"].verdict is Verdict.PROVED
+    assert "convex combination of limits of gradients" in found["point.backprop_clarke"].statement
     assert found["point.clarke_critical"].value == 0
 
 

@@ -1,20 +1,31 @@
 """The checker of the bias lemma: from the list of operators alone, is backprop a Clarke subgradient everywhere?
 
 **Lemma.** Let the loss be a list of operators in which every operator that reads theta is continuously
-differentiable, or a one-sided kink (relu, leaky relu, ...) whose autodiff derivative at the kink is that of one of
-its two sides. Let the input of each kink be z = A + b, entry by entry one entry of b added to the rest A, where b
-is a trainable parameter that is read nowhere else. Then for every theta and every batch, what autodiff computes
-(in exact arithmetic) is a limit of gradients of F at points where F is differentiable: a Bouligand, hence a Clarke,
-subgradient.
+differentiable, or a kink of one input, or a maximum or minimum of two. Let autodiff's derivative at each kink point p
+be a convex combination of those on its two sides, with share w_p of the left one. Let the input z of each kink have
+parameters of its own, read nowhere else on the way to a kink, that can move it near p by s, the same for all entries
+(z = A + b entry by entry: *shift* b), or by c z (z = W a or W a + b: *scale* W and b), or by c z + s (both). Let the
+kink points of the operator admit it: one point, or equal shares, by a shift; points != 0 whose shares become equal
+when those of the negative points are turned into 1 - w, by a scaling; any two points by both. For a maximum or
+minimum of two, shares 1/2, one side must have a bias of its own, and the other be known before that is read. Then for
+every theta and every batch, what autodiff computes (in exact arithmetic) is a convex combination of limits of
+gradients of F at points where F is differentiable, a Clarke subgradient; when all shares are 0 or 1 it is one such
+limit, a Bouligand subgradient.
 
-**Proof.** Number the additions z_l = A_l + b_l in the order of the list. b_l is read only there, so it moves z_j
-only for j >= l, and z_l itself by exactly its own shift. Shift each b_l by t K^l towards the side whose derivative
-autodiff uses at that kink. Near theta, A_l moves by at most C t K^(l-1) with C a Lipschitz constant, so for K > C
-and t small every entry with z = 0 moves strictly to the side autodiff uses and every other keeps its sign. At
-the shifted point F is a composition of C^1 functions nearby, the same ones that autodiff composes at theta; let
-t -> 0. The kink's side must be one for all entries, because b is shared among samples and positions. QED.
+**Proof.** Number the kinks z_l in the order in which the list reads their own parameters. Let each of them draw a
+pattern of sides for its points with the marginals w_p, independently: for equal shares all left or all right; by
+scaling, all outward or all inward; by both, independent ones (a map c p + s takes any signs at two points). Move the
+own parameters of z_l by t K^l times the move of its pattern. They are read only there, so they move z_j only for j >=
+l, and z_l near p by t K^l (c p + s), of the sign wanted and not 0, up to what A_l and a do: at most C t K^(l-1), C a
+Lipschitz constant near theta. For K large and t small every entry with z_l = p moves strictly to the side drawn, and
+every other keeps its place. At the moved point F is a composition of C^1 functions nearby; as t -> 0 its gradient
+tends to the chain rule's formula at theta with the derivatives drawn. That formula is a sum over paths through the
+list, and a path meets each kink at most once, so it is linear in the derivatives of each kink; the draws of different
+kinks are independent. Its expectation, a convex combination over finitely many draws, is the formula with the
+expected derivatives: autodiff's. QED. The move must be one for all entries, because parameters are shared among
+samples and positions.
 
-It fails without biases: w -> relu(w) - relu(-w) = w has derivative 0 by autodiff at 0.
+It fails without parameters of one's own: w -> relu(w) - relu(-w) = w has derivative 0 by autodiff at 0.
 
 This module imports none of the code that traces.
 """
@@ -22,9 +33,10 @@ This module imports none of the code that traces.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
-import torch
+from tameopt.nonsmooth._kink_sides import OF_ONE_INPUT, NoShare, shares
 
 # Continuously differentiable wherever they are defined, and differentiated exactly by autograd.
 SMOOTH = frozenset(
@@ -69,51 +81,15 @@ _NORMS = {  # operator -> position of its additive shift among the arguments
 _SHIFTED = {"aten.addmm.default": 0, "aten.convolution.default": 2, "aten.linear.default": 2, **_NORMS}
 
 
-def _one_sided(op: str, args: list[Any]) -> str:
-    """ "" for an operator with one kink, at 0 or at a scalar bound; else why it is not one."""
-    if op in ("aten.relu.default", "aten.leaky_relu.default", "aten._prelu_kernel.default"):
-        return ""
-    if op == "aten.elu.default":
-        return ""
-    if op == "aten.threshold.default":
-        return "" if args[1:3] == [0, 0] or args[1:3] == [0.0, 0.0] else "it is a jump unless value = threshold = 0"
-    if op == "aten.clamp_min.default" or (op == "aten.clamp.default" and len(args) == 2):
-        return "" if isinstance(args[1], (int, float)) else "its bound is not a number"
-    return "it has no row"
-
-
-ONE_SIDED = frozenset(
-    {
-        "aten.relu.default", "aten.leaky_relu.default", "aten._prelu_kernel.default", "aten.elu.default",
-        "aten.threshold.default", "aten.clamp_min.default", "aten.clamp.default",
-    }
-)  # fmt: skip
-
-
-def _side(op: str, args: list[Any]) -> int:
-    """-1 or +1: the side whose derivative autograd returns at the kink, found by asking it; 0 for neither."""
-    kink = 0.0
-    if op in ("aten.clamp_min.default", "aten.clamp.default"):
-        kink = float(args[1])
-    tail: list[Any] = [arg for arg in args[1:] if not isinstance(arg, dict)]
-    if op == "aten._prelu_kernel.default":
-        tail = [torch.full((), 0.25, dtype=torch.float64)]
-    name, _, overload = op.removeprefix("aten.").partition(".")
-    function = getattr(getattr(torch.ops.aten, name), overload)
-
-    def derivative(at: float) -> float:
-        x = torch.tensor(at, dtype=torch.float64, requires_grad=True)
-        (slope,) = torch.autograd.grad(function(x, *tail), x)
-        return float(slope)
-
-    h = 2.0**-40
-    left, at, right = derivative(kink - h), derivative(kink), derivative(kink + h)
-    if left == right:
-        return 0
-    if op == "aten.elu.default":  # the left piece is curved: its slope at the kink is a limit
-        alpha, scale, inner = (list(map(float, args[1:4])) + [1.0, 1.0, 1.0][len(args) - 1 :])[:3]
-        left = alpha * scale * inner
-    return -1 if at == left else 1 if at == right else 0
+_OF_TWO = frozenset({"aten.maximum.default", "aten.minimum.default"})
+_WEIGHTS = {  # operator -> positions where its multiplicative parameters may stand
+    "aten.addmm.default": (1, 2), "aten.convolution.default": (1,), "aten.linear.default": (1,),
+    "aten.native_batch_norm.default": (1,), "aten._native_batch_norm_legit.default": (1,),
+    "aten._native_batch_norm_legit_no_training.default": (1,), "aten.native_layer_norm.default": (2,),
+    "aten.native_group_norm.default": (1,),
+    "aten.mm.default": (0, 1), "aten.mv.default": (0, 1), "aten.bmm.default": (0, 1),
+}  # fmt: skip
+Need = tuple[tuple[float, Fraction], ...]  # the kink points, and the share of the left side that each needs
 
 
 def refusal(data: Mapping[str, Any]) -> str:
@@ -124,8 +100,8 @@ def refusal(data: Mapping[str, Any]) -> str:
     return shifts(data)[0]
 
 
-def shifts(data: Mapping[str, Any]) -> tuple[str, list[tuple[str, int]]]:
-    """The reason of `refusal`, and the proof's shifts in order: the parameters and the sides they move to.
+def shifts(data: Mapping[str, Any]) -> tuple[str, list[tuple[str, Need]]]:
+    """The reason of `refusal`, and the proof's moves in order: the parameters, and the sides that they serve.
 
     data: {"steps": [{"name", "op", "args", "kwargs"}], "output": name}; {"ref": name} stands for an earlier result.
 
@@ -149,14 +125,16 @@ def shifts(data: Mapping[str, Any]) -> tuple[str, list[tuple[str, int]]]:
             depends.add(step["name"])
         known.add(step["name"])
     uses = _uses_before_kinks(steps)
-    sides: dict[str, int] = {}
+    sides: dict[str, Need] = {}
     for step in steps:
         if step["name"] not in depends or step["op"] == "parameter":
             continue
         reason = _refused_step(step, by_name, uses, depends, sides)
         if reason:
             return reason, []
-    return "", [(str(by_name[name]["args"][0]), side) for name, side in sides.items()]
+    place = {name: number for number, name in enumerate(names)}
+    order = sorted(sides, key=lambda own: place[_reader(own, steps)])
+    return "", [(str(by_name[own]["args"][0]), sides[own]) for own in order]
 
 
 def smooth_refusal(step: Mapping[str, Any], depends: set[str]) -> str:
@@ -179,7 +157,7 @@ def smooth_refusal(step: Mapping[str, Any], depends: set[str]) -> str:
         return f"{step['name']} changes the floating-point type, which rounds"
     if op == "parameter" or op in SMOOTH or op in MOVES or op in _JOINS:
         return ""
-    return f"{op} is not in the table of smooth operators and one-sided kinks ({step['name']})"
+    return f"{op} is not in the table of smooth operators and kinks ({step['name']})"
 
 
 def _refused_step(
@@ -187,23 +165,41 @@ def _refused_step(
     by_name: Mapping[str, Any],
     uses: Mapping[str, int],
     depends: set[str],
-    sides: dict[str, int],
+    sides: dict[str, Need],
 ) -> str:
     op, args = step["op"], step["args"]
-    if op not in ONE_SIDED:
+    if op not in OF_ONE_INPUT and op not in _OF_TWO:
         return smooth_refusal(step, depends)
-    why = _one_sided(op, args)
-    if why:
-        return f"{op}: {why} ({step['name']})"
-    side = _side(op, args)
-    if side == 0:
-        return f"{op}: autodiff's derivative at the kink is that of neither side ({step['name']})"
-    shift, reason = _own_bias(step, by_name, uses)
+    if step["kwargs"]:
+        return f"{op} with {sorted(step['kwargs'])} has no row ({step['name']})"
+    if op in _OF_TWO:
+        need: Need = ((0.0, Fraction(1, 2)),)
+        own, reason = _own_of_two(step, by_name, uses)
+    else:
+        try:
+            need = tuple(shares(op, args))
+        except NoShare as error:
+            return f"{op}: {error} ({step['name']})"
+        if not need:
+            return ""
+        own, reason = _own_moves(step, args[0]["ref"], need, by_name, uses)
     if reason:
         return reason
-    if sides.setdefault(shift, side) != side:
-        return f"two kinks share the bias {shift!r} and need it shifted in opposite directions"
+    known = sides.setdefault(own, need)
+    if known is not need and (known != need or any(share not in (0, 1) for _, share in need)):
+        return f"two kinks share the bias {own!r} and may need it shifted in opposite directions"
     return ""
+
+
+def _reader(own: str, steps: list[Any]) -> str:
+    """The operator that reads a parameter of a kink's own: the first that is not a move."""
+    at = own
+    for step in steps:
+        if at in _sources(step):
+            if step["op"] not in MOVES:
+                return str(step["name"])
+            at = step["name"]
+    return at
 
 
 def _sources(step: Mapping[str, Any]) -> list[str]:
@@ -215,7 +211,7 @@ def _uses_before_kinks(steps: list[Any]) -> dict[str, int]:
     uses: dict[str, int] = {step["name"]: 0 for step in steps}
     leading: set[str] = set()
     for step in reversed(steps):
-        if step["op"] in ONE_SIDED or step["name"] in leading:
+        if step["op"] in OF_ONE_INPUT or step["op"] in _OF_TWO or step["name"] in leading:
             for source in _sources(step):
                 uses[source] += 1
                 leading.add(source)
@@ -231,14 +227,87 @@ def refs(tree: Any) -> list[str]:
     return []
 
 
-def _own_bias(step: Mapping[str, Any], by_name: Mapping[str, Any], uses: Mapping[str, int]) -> tuple[str, str]:
-    """The parameter that is added, entry by entry, to the input of a kink and read nowhere else; or why not."""
-    at = by_name[step["args"][0]["ref"]]
+def _own_moves(
+    step: Mapping[str, Any], source: str, need: Need, by_name: Mapping[str, Any], uses: Mapping[str, int]
+) -> tuple[str, str]:
+    """The parameter whose move (with others of its layer) serves all kink points; or "" and why there is none."""
+    at = _origin(source, by_name)
+    shift, no_shift = _own_bias(step, at, by_name, uses)
+    if shift and len({share for _, share in need}) == 1:
+        return shift, ""
+    scale, bare = _own_scale(at, by_name, uses)
+    if scale and (shift or bare):
+        outward = {share if point > 0 else 1 - share for point, share in need}
+        if (len(outward) == 1 and all(point for point, _ in need)) or (shift and len(need) <= 2):
+            return shift or scale, ""
+    if no_shift:
+        return "", no_shift
+    points = ", ".join(f"{point:g}" for point, _ in need)
+    return "", f"the kinks at {points} of {step['name']} ({step['op']}) need moves that its own bias cannot give"
+
+
+def _own_of_two(step: Mapping[str, Any], by_name: Mapping[str, Any], uses: Mapping[str, int]) -> tuple[str, str]:
+    """The bias that one side of a maximum has to itself, the other side being known before it; or "" and why."""
+    place = {name: number for number, name in enumerate(by_name)}
+    reason = f"no side of {step['name']} ({step['op']}) has a bias of its own"
+    for mine, other in (step["args"][:2], step["args"][1::-1]):
+        if isinstance(mine, dict):
+            origin = _origin(mine["ref"], by_name)
+            own, why = _own_bias(step, origin, by_name, uses)
+            if own and max(_read(other, by_name, place), default=-1) < place[origin["name"]]:
+                return own, ""
+            reason = (
+                why or f"the sides of {step['name']} ({step['op']}) are computed in no order that serves the proof"
+            )
+    return "", reason
+
+
+def _read(tree: Any, by_name: Mapping[str, Any], place: Mapping[str, int]) -> set[int]:
+    """The places of all operators that an argument comes from; the values that a zeros_like reads do not count."""
+    found: set[int] = set()
+    stack = refs(tree)
+    while stack:
+        at = by_name[stack.pop()]
+        if at["op"] not in ("parameter", "input", "constant") and place[at["name"]] not in found:
+            found.add(place[at["name"]])
+            if at["op"] in ("aten.zeros_like.default", "aten.ones_like.default"):
+                found.discard(place[at["name"]])
+            else:
+                stack += _sources(at)
+    return found
+
+
+def _origin(name: str, by_name: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The step that computed the entries which a result moves about."""
+    at: Mapping[str, Any] = by_name[name]
     while at["op"] in MOVES or (at["op"] == "getitem" and at["args"][1] == 0):
         inner = by_name[at["args"][0]["ref"]]
         if at["op"] == "getitem" and inner["op"] not in _NORMS:
             break
         at = inner
+    return at
+
+
+def _own_scale(at: Mapping[str, Any], by_name: Mapping[str, Any], uses: Mapping[str, int]) -> tuple[str, bool]:
+    """A parameter that multiplies all of a layer's output and is read nowhere else ("" if none); has it no bias?"""
+    op, args = at["op"], at["args"]
+    position = _SHIFTED.get(op)
+    bare = position is None or len(args) <= position or args[position] is None
+    for place in _WEIGHTS.get(op, ()):
+        if place < len(args) and isinstance(args[place], dict):
+            name, _ = _only_here(by_name[args[place]["ref"]], by_name, uses)
+            if name:
+                return name, bare
+    return "", bare
+
+
+def _own_bias(
+    step: Mapping[str, Any],
+    at: Mapping[str, Any],
+    by_name: Mapping[str, Any],
+    uses: Mapping[str, int],
+) -> tuple[str, str]:
+    """The parameter that is added, entry by entry, to the input of a kink and read nowhere else; or why not."""
     op, args = at["op"], at["args"]
     if op in _SHIFTED:
         position = _SHIFTED[op]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tameopt.nonsmooth._lemma_checker import MOVES, refs, smooth_refusal
-from tameopt.nonsmooth._replay import unpacked
+from tameopt.nonsmooth._replay import CannotMove, moved, unpacked
 
 _U = 2.0**-53
 _UP = 1 + 1e-6  # covers the rounding of the bounds themselves, (n + 10) u for n up to 10^9
@@ -149,29 +149,6 @@ def _max_pool(x: Ball, args: list[Any], name: str) -> Ball:
     return Ball(top.mid, top.rad, harmless)
 
 
-def _moved(op: str, x: Ball, args: list[Any]) -> Ball:
-    if op in ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default"):
-        return x.moved(lambda array: array.reshape(args[0]))
-    if op == "aten.t.default":
-        return x.moved(lambda array: array.T)
-    if op == "aten.transpose.int":
-        return x.moved(lambda array: array.swapaxes(args[0], args[1]))
-    if op == "aten.permute.default":
-        return x.moved(lambda array: array.transpose(args[0]))
-    if op in ("aten.clone.default", "aten.alias.default", "aten.contiguous.memory_format"):
-        return x
-    if op == "aten.unsqueeze.default":
-        return x.moved(lambda array: np.expand_dims(array, args[0] if args[0] >= 0 else array.ndim + 1 + args[0]))
-    if op == "aten.squeeze.dim":
-        return x.moved(lambda array: array.squeeze(args[0]) if array.shape[args[0]] == 1 else array)
-    if op == "aten.select.int":
-        return x.moved(lambda array: array.take(args[1], axis=args[0]))
-    if op == "aten.expand.default":
-        shape = [x.mid.shape[i - len(args[0])] if size == -1 else size for i, size in enumerate(args[0])]
-        return x.moved(lambda array: np.broadcast_to(array, shape))
-    raise CannotCheck(f"{op} before a kink")
-
-
 def _evaluated(step: Mapping[str, Any], known: Mapping[str, Ball]) -> Ball:
     op, name = step["op"], step["name"]
     args = [known[arg["ref"]] if isinstance(arg, dict) else arg for arg in step["args"]]
@@ -196,7 +173,10 @@ def _evaluated(step: Mapping[str, Any], known: Mapping[str, Ball]) -> Ball:
             raise CannotCheck(f"{name}: a second result before a kink")
         return args[0]
     if op in MOVES:
-        return _moved(op, args[0], args[1:])
+        try:
+            return args[0].moved(lambda array: moved(op, array, args[1:]))
+        except CannotMove as error:
+            raise CannotCheck(f"{op} before a kink") from error
     if step["kwargs"]:
         raise CannotCheck(f"{op} with {sorted(step['kwargs'])} before a kink")
     if op == "aten.addmm.default":

@@ -16,9 +16,10 @@ import torch
 from tameopt.evidence import Certificate, Verdict
 from tameopt.nonsmooth import _lemma_checker, _margin_checker
 from tameopt.nonsmooth._replay import packed
-from tameopt.nonsmooth.graph import Graph, Ref, TraceError
+from tameopt.nonsmooth.graph import Graph, TraceError
 from tameopt.nonsmooth.kinks import Census, census, form_of, graphs_of
 from tameopt.nonsmooth.operators import KINKS
+from tameopt.nonsmooth.traces import array_of, certificate_steps
 from tameopt.problem import Problem
 
 _LARGEST_CERTIFICATE = 4_000_000  # numbers held by a margin certificate: our choice, about 30 MB before packing
@@ -26,7 +27,7 @@ _LARGEST_EXACT = 2_000  # kink inputs and parameters up to which the exact set i
 _MOST_ACTIVE = 24  # active kinks up to which it is: our choice
 _PROOFS = {
     "smooth": "no nonsmooth operator reads theta",
-    "lemma": "every kink has a trainable bias of its own",
+    "lemma": "every kink has trainable parameters of its own",
     "margins": "every one of {:,} kink inputs is away from its kink by more than its rounding bound",
 }
 
@@ -35,8 +36,8 @@ _PROOFS = {
 class Backprop:
     """Whether backprop's output at theta is a Clarke subgradient of F.
 
-    verdict: PROVED (with the certificate and how: "smooth", "lemma" or "margins"), MEASURED (no kink active in
-        the floating-point forward pass, or "membership" in the exact set up to rounding), REFUTED (with
+    verdict: PROVED (with the certificate and how: "smooth", "lemma", "margins" or "membership"), MEASURED (no kink
+        active in the floating-point forward pass, or "membership" in the exact set up to rounding), REFUTED (with
         `distance`, by "membership"), UNKNOWN (with the reason).
     gradient: (d,) what backprop returns. distance: from it to the Clarke subdifferential, where that is known;
     clarke: the `Subdifferential` then.
@@ -67,27 +68,6 @@ def as_problem(F: Problem | Callable[[torch.Tensor], torch.Tensor], x: torch.Ten
     return Problem.from_function(F, x)
 
 
-def certificate_steps(graph: Graph) -> dict[str, Any]:
-    """The trace as JSON, as the checkers of this room read it."""
-
-    def plain(tree: Any) -> Any:
-        if isinstance(tree, Ref):
-            return {"ref": tree.name}
-        if isinstance(tree, (tuple, list)):
-            return [plain(leaf) for leaf in tree]
-        if isinstance(tree, Mapping):
-            return {key: plain(leaf) for key, leaf in tree.items()}
-        return tree if isinstance(tree, (int, float, str, bool)) or tree is None else str(tree)
-
-    return {
-        "steps": [
-            {"name": step.name, "op": step.op, "args": plain(step.args), "kwargs": plain(dict(step.kwargs))}
-            for step in graph
-        ],
-        "output": graph.output,
-    }
-
-
 def lemma_certificate(graphs: Mapping[Any, Graph]) -> tuple[Certificate | None, str]:
     """The bias lemma's certificate for all forms of batch, or None and the reason."""
     data = {"forms": [certificate_steps(graph) for graph in graphs.values()]}
@@ -115,7 +95,7 @@ def margin_certificate(
         if size > _LARGEST_CERTIFICATE:
             return None, f"a certificate would hold more than {_LARGEST_CERTIFICATE:,} numbers"
         arrays = {
-            step.name: packed(_array(step, parameters, leaves, graph))
+            step.name: packed(array_of(step, parameters, leaves, graph))
             for step in graph
             if step.op in ("parameter", "input", "constant")
         }
@@ -125,15 +105,6 @@ def margin_certificate(
             return None, reason
         parts.append(part)
     return Certificate("tameopt.nonsmooth._margin_checker:check", {"parts": parts}), ""
-
-
-def _array(step: Any, parameters: Mapping[str, torch.Tensor], leaves: list[Any], graph: Graph) -> Any:
-    if step.op == "constant":
-        tensor = graph.constants[step.name]
-    else:
-        tensor = parameters[step.args[0]] if step.op == "parameter" else leaves[step.args[0]]
-    tensor = tensor.detach().cpu()
-    return (tensor.double() if tensor.is_floating_point() else tensor.long()).numpy()
 
 
 def foreign_backward(problem: Problem, theta: torch.Tensor) -> str:
@@ -212,7 +183,8 @@ def check_backprop(
     """Say whether backprop's output at x: (d,) is a Clarke subgradient of F.
 
     The proof by lemma is of the formula that backprop evaluates, in exact arithmetic, for every theta and batch;
-    the proof by margins is of this point, rounding included.
+    the proof by margins is of this point, rounding included; the proof by membership is of the very numbers that
+    PyTorch returned at this point, and needs that no rounding moved them out of the set.
 
     found, graphs: a census and traces already made. margins_first: prefer the proof by margins, which says more
     about this point and nothing about others.
@@ -271,6 +243,7 @@ def _by_membership(
     from tameopt.nonsmooth.fan import TooManyKinks
     from tameopt.nonsmooth.germ import GermError
     from tameopt.nonsmooth.local_form import local_form_of_problem
+    from tameopt.nonsmooth.membership import membership_certificate
     from tameopt.nonsmooth.subdifferential import clarke_of_local
 
     open_reason = f"{found.active:,} kinks are active and {lemma_reason}"
@@ -278,14 +251,22 @@ def _by_membership(
     if numbers > _LARGEST_EXACT or found.active > _MOST_ACTIVE:
         return Backprop(Verdict.UNKNOWN, "", open_reason, gradient, found)
     try:
-        clarke = clarke_of_local(local_form_of_problem(problem, theta, graphs))
+        local = local_form_of_problem(problem, theta, graphs)
+        clarke = clarke_of_local(local)
     except (GermError, TooManyKinks) as error:
         return Backprop(Verdict.UNKNOWN, "", f"{open_reason}; {error}", gradient, found)
+    certificate, open_proof = membership_certificate(problem, theta, graphs, local, gradient)
+    if certificate is not None:
+        reason = f"it is a convex combination of limits of gradients at {clarke.kinks} active kinks, exactly"
+        return Backprop(Verdict.PROVED, "membership", reason, gradient, found, certificate, 0.0, clarke)
     distance = clarke.distance(gradient)
     # backprop's own rounding, and that of transcendental functions in the exact calculus
     tolerance = 1e4 * float(torch.finfo(problem.dtype).eps) * max(1.0, float(gradient.norm()))
     if distance <= tolerance:
-        reason = f"it is in the Clarke subdifferential of {clarke.kinks} active kinks, within {tolerance:.0e}"
+        reason = (
+            f"it is in the Clarke subdifferential of {clarke.kinks} active kinks, within {tolerance:.0e}; no proof, "
+            f"because {open_proof}"
+        )
         return Backprop(Verdict.MEASURED, "membership", reason, gradient, found, distance=distance, clarke=clarke)
     if clarke.status != "exact":
         return Backprop(Verdict.UNKNOWN, "", f"{open_reason}; {clarke.reason}", gradient, found)

@@ -10,6 +10,12 @@ from tameopt.nonsmooth.backprop import Backprop
 from tameopt.nonsmooth.kinks import Census
 from tameopt.picture import Picture, Series
 
+_METHODS = {
+    "smooth": "replayed from the list of operators",
+    "lemma": "replayed from the list of operators",
+    "margins": "enclosures",
+    "membership": "gradients along directions that decide every kink, in rationals",
+}
 _BIAS_LEMMA = "bias lemma, tameopt.nonsmooth._lemma_checker"
 
 
@@ -68,16 +74,17 @@ def backprop_finding(found: Census, backprop: Backprop) -> Finding:
         words = {
             "smooth": "Backprop returns the gradient: no operator of the loss has a kink.",
             "lemma": "What backprop computes is, in exact arithmetic, a Clarke subgradient at every theta, for every "
-            "batch: each kink has a trainable bias of its own and PyTorch uses the derivative of one side.",
+            "batch: each kink has trainable parameters of its own that move it to the sides PyTorch averages.",
             "margins": "Backprop returns the gradient here: every kink input is away from its kink by more "
             "than all rounding.",
+            "membership": f"Backprop's output is a Clarke subgradient here: {backprop.reason}.",
         }
         return proved(
             claim,
             words[backprop.how],
             backprop.certificate,
-            method="replayed from the list of operators" if backprop.how != "margins" else "enclosures",
-            scope=Scope.POINT if backprop.how == "margins" else Scope.GLOBAL,
+            method=_METHODS[backprop.how],
+            scope=Scope.POINT if backprop.how in ("margins", "membership") else Scope.GLOBAL,
             source=_BIAS_LEMMA if backprop.how == "lemma" else "",
         )
     if backprop.how == "membership" and backprop.distance is not None and backprop.verdict is Verdict.MEASURED:

@@ -16,10 +16,11 @@ from torch.autograd import forward_ad
 
 from tameopt.batches import Batch
 from tameopt.nonsmooth import _lemma_checker
-from tameopt.nonsmooth.backprop import as_problem, certificate_steps
+from tameopt.nonsmooth.backprop import as_problem
 from tameopt.nonsmooth.graph import Graph, Step, trace
 from tameopt.nonsmooth.kinks import behind_relu, form_of, without_dead
 from tameopt.nonsmooth.operators import KINKS, max_pool_windows, tied_windows
+from tameopt.nonsmooth.traces import certificate_steps
 from tameopt.problem import Problem
 
 Apply = Callable[[], Any]
