@@ -181,3 +181,27 @@ def test_bad_input_says_what_was_required():
         certify(_mlp(nn.ReLU()), functional.mse_loss, _X)
     with pytest.raises(TypeError, match="needs a Problem, a module or a function"):
         certify(3, inputs=_X)
+
+
+def test_a_packed_sequence_is_one_input():
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.ones(2, 3, 4), [3, 2], batch_first=True)
+    found = certify(torch.nn.LSTM(4, 2, batch_first=True), inputs=packed)
+    assert (found.definable, found.verdict) == ("R_exp", Verdict.PROVED)
+
+
+def test_a_quantised_network_is_refused_by_name():
+    class Packed(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+    Packed.__module__ = "torch.ao.nn.quantized.dynamic"
+    with pytest.raises(ValueError, match=r"quantised layers \(Packed\) have no trainable parameters: certify"):
+        certify(torch.nn.Sequential(Packed()), inputs=torch.ones(2))
+
+
+def test_what_unseen_targets_must_satisfy_is_said():
+    x, y = torch.ones(12, 4), torch.zeros(12, dtype=torch.long)
+    loss = torch.nn.functional.cross_entropy
+    many = certify(tame.Problem(torch.nn.Linear(4, 3), loss, (x, y), batch_size=2))
+    assert "a batch does not ignore all of them" in many.notes[-1]
+    assert certify(tame.Problem(torch.nn.Linear(4, 3), loss, (x, y), batch_size=4)).notes == ()

@@ -56,6 +56,16 @@ def test_a_padding_with_minus_infinity_ends_in_the_max_pooling():
         assert (found.definable, found.degree) == ("piecewise polynomial", 1)
 
 
+def test_a_padded_row_is_pooled_like_an_image():
+    def pool(kernel):
+        return _after_pooling(
+            lambda x: functional.max_pool1d(functional.pad(x[0, 0], (1, 1), value=-_INF), kernel, 1)
+        )
+
+    assert _certified(pool(2), _image()).total
+    assert _certified(pool(1), _image()).definable == "unknown"
+
+
 def test_padding_of_the_pooling_itself_is_no_mask():
     pool = _after_pooling(lambda x: functional.max_pool2d(x, 3, 2, padding=1, ceil_mode=True))
     assert _certified(pool, _image()).total
@@ -171,4 +181,13 @@ def test_the_mask_competes_in_maxima_and_minima():
 
 def test_scores_scaled_after_the_mask():
     found = _certified(lambda t: (t.masked_fill(_KEEP.to(t.device), -_INF) / 2.0).softmax(-1)[0], _T)
+    assert (found.definable, found.verdict, found.total) == ("R_exp", Verdict.PROVED, True)
+
+
+def test_a_mask_of_keys_is_added_to_the_scores():
+    attention = torch.nn.MultiheadAttention(4, 2, batch_first=True)
+    x = torch.ones(2, 3, 4)
+    hidden = torch.tensor([[False, False, True], [False, False, False]])
+    inputs = {"query": x, "key": x, "value": x, "key_padding_mask": hidden}
+    found = certify(attention, inputs=inputs)
     assert (found.definable, found.verdict, found.total) == ("R_exp", Verdict.PROVED, True)

@@ -111,6 +111,8 @@ def _structure(
     replayed = not obstructions and certificate.replay()
     if not obstructions and not replayed:
         notes = (*notes, "the checker did not accept the certificate: please report this as a bug of tameopt")
+    if any_data or any(note.startswith("traced on the meta") for note in notes):
+        notes = (*notes, *_assumed(program, found.values))
     worse = tuple(_kinks(program, found.values, operations))
     autodiff = AUTODIFF[result.autodiff]
     return Structure(
@@ -135,6 +137,18 @@ def _structure(
         replayed,
         _ways(program, found.values),
     )
+
+
+def _assumed(program: Program, values: Mapping[Ref, Value]) -> Iterable[str]:
+    """What data that was not seen must satisfy, beyond being finite."""
+    nodes = [program.nodes[index] for index in program.live()]
+    masked = ("_softmax", "_log_softmax", "_safe_softmax", "logsumexp")
+    rows = any(node.op in masked and any(values[ref].extended for ref in node.refs()) for node in nodes)
+    attention = any("attention" in node.op and node.arguments.get("attn_mask") is not None for node in nodes)
+    if rows or attention:
+        yield "assumed of masks that were not seen: every row keeps an entry"
+    if any(node.op.startswith("nll_loss") for node in nodes):
+        yield "assumed of targets that were not seen: a batch does not ignore all of them"
 
 
 def _ways(program: Program, values: Mapping[Ref, Value]) -> tuple[str, ...]:

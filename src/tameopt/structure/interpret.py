@@ -78,6 +78,10 @@ def border_of(program: Program, node: Node, values: Mapping[Ref, Value]) -> tupl
         return None
     source = program.nodes[x.node]
     inner = source.arguments.get("self")
+    if source.op == "unsqueeze" and source.arguments["dim"] == -2 and isinstance(inner, Ref):
+        # max_pool1d is max_pool2d of an image of one row
+        source = program.nodes[inner.node]
+        inner = source.arguments.get("self")
     padded = source.op == "constant_pad_nd" and source.arguments.get("value") == "-inf"
     if not padded or not isinstance(inner, Ref) or values[inner].extended:
         return None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tameopt.batches import tensors_of
@@ -116,6 +117,12 @@ def _of_module(model: nn.Module, loss: Any, inputs: Any, wrt: Wrt) -> Subject:
     if wrt in ("inputs", "both"):
         leaves.update({f"input {k}": new_leaf(tensor) for k, tensor in enumerate(floating)})
     if not leaves:
+        quantised = [type(module).__name__ for module in model.modules() if "quantized" in type(module).__module__]
+        if quantised:
+            raise ValueError(
+                f"quantised layers ({quantised[0]}) have no trainable parameters: certify the network before "
+                "quantisation."
+            )
         raise ValueError(f"nothing varies: {type(model).__name__} has no trainable parameters (wrt={wrt!r}).")
     numbers = {id(tensor): k for k, tensor in enumerate(floating)}
     buffers = dict(model.named_buffers())
@@ -133,7 +140,9 @@ def _of_module(model: nn.Module, loss: Any, inputs: Any, wrt: Wrt) -> Subject:
             return loss(functional_call(model, constants, tuple(arguments)), goal)
         if isinstance(batch, Mapping):
             return functional_call(model, constants, (), dict(batch))
-        return functional_call(model, constants, tuple(batch) if isinstance(batch, (tuple, list)) else (batch,))
+        # a packed sequence is a named tuple, and one argument
+        several = isinstance(batch, (tuple, list)) and not isinstance(batch, PackedSequence)
+        return functional_call(model, constants, tuple(batch) if several else (batch,))
 
     hooks = hooked_parameters(model) if wrt != "inputs" else ()
     return Subject(type(model).__name__, leaves, (tuple(tensors),), module_names(model), run, hooks=hooks)

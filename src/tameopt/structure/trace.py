@@ -199,7 +199,7 @@ class Tracer(TorchDispatchMode):
         returned = {id(tensor) for tensor in outputs}
         for k, tensor in enumerate(outputs):
             if tensor.layout != torch.strided or tensor.is_complex():
-                self._obstruct("refused", operator, f"a {tensor.dtype} tensor of layout {tensor.layout}", place)
+                self._obstruct("refused", operator, refusal([tensor]), place)
                 continue
             mutated = any(named.get(name) is tensor for name in written)
             self._storages.write(tensor, Ref(index, k), mutated, self._storages.unseen(tensor) if mutated else "")

@@ -11,8 +11,8 @@ from tameopt.structure.checker._step import Step
 # the kinds of rules that say what becomes of -inf; "same" is without the interpolations, which multiply it with 0
 _KINDS = frozenset(
     """same|zeros|ones|anything|fill|or zero|together|pad|convert|copy|add|sub|rsub|sum|cumsum|total|unseen|accumulate
-    gather|write|mul|div|softmax|log softmax|logsumexp|attention|nll|max|min|sort|where is|maximum|minimum|clamp|truth
-    where|masked fill|numbers only""".replace("\n    ", "|").split("|")
+    gather|write|mul|div|addmm|softmax|log softmax|logsumexp|attention|nll|max|min|sort|where is|maximum|minimum|clamp
+    truth|where|masked fill|numbers only|chosen""".replace("\n    ", "|").split("|")
 )
 _LIMIT_AT_MINUS_INF = ("exp", "sigmoid", "tanh", "relu")
 
@@ -35,6 +35,9 @@ def border(arguments: Mapping[str, Any], nodes: Mapping[int, Any], facts: Mappin
     if not isinstance(reference, dict) or "node" not in reference:
         return None
     pad = nodes[reference["node"]]
+    if pad["op"] == "unsqueeze" and pad["arguments"]["dim"] == -2 and "node" in pad["arguments"]["self"]:
+        # a row is pooled as an image of one row
+        pad = nodes[pad["arguments"]["self"]["node"]]
     inner = pad["arguments"].get("self")
     if pad["op"] != "constant_pad_nd" or pad["arguments"]["value"] != "-inf" or "node" not in inner:
         return None

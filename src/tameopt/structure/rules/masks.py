@@ -18,6 +18,7 @@ _RULES = frozenset(
         selection.where, selection.masked_fill, extremes.largest, extremes.smallest, extremes.ordered,
         extremes.index_of, extremes.pair_largest, extremes.pair_smallest, extremes.clamp, network.softmax,
         network.log_softmax, network.logsumexp, losses.nll_loss, more.nan_to_num, products.mul, products.div,
+        products.addmm,
     }
 )  # fmt: skip
 # f(-inf) is the limit, and backprop returns the limit 0 of f' there

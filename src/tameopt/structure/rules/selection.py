@@ -93,7 +93,8 @@ def limited(x: Value, comparison: str, bound: float) -> Value:
     high = {"lt": (bound, True), "le": (bound, False)}.get(comparison)
     lo, lo_open = low or (-INF, False)
     hi, hi_open = high or (INF, False)
-    if x.range.lo > hi or x.range.hi < lo:
+    if x.range.lo >= hi or x.range.hi <= lo:
+        # the branch is never taken, or at one point
         return x
     return x.but(range=x.range.clip(lo, hi, lo_open, hi_open))
 
