@@ -55,6 +55,25 @@ def test_a_dead_layer_sits_on_its_kinks(digits):
     assert found["point.clarke_critical"].evidence.error_kind == "upper bound"
 
 
+def test_the_clarke_distance_is_looked_for_where_the_exact_set_is_out_of_reach():
+    """Sixteen samples on the kink of each of eight units: 128 active kinks, too many for the exact set."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8, bias=False), nn.ReLU(), nn.Linear(8, 1)).double()
+    nn.init.zeros_(model[0].weight)
+    data = (torch.randn(16, 3, dtype=torch.float64), torch.randn(16, 1, dtype=torch.float64))
+    problem = tame.Problem(model, nn.functional.mse_loss, data)
+    context = Context(problem, None, problem.theta)
+    answer = ANALYSES[0].analyse(context)
+    finding = {entry.claim: entry for entry in answer.findings}["point.clarke_critical"]
+    assert finding.verdict is Verdict.MEASURED
+    assert finding.statement.startswith("128 kinks are active; 0 is")
+    assert "backprop's output has norm" in finding.statement
+    low, high = finding.evidence.interval
+    assert 0 <= low <= high == finding.value
+    assert "limits of gradients" in finding.evidence.method and finding.evidence.sample_size > 1
+    assert answer.cost.gradients >= 4 + 2 * finding.evidence.sample_size
+
+
 def test_smooth_problems_say_so():
     for name in ("rosenbrock", "digits-linear"):
         found = _findings(tame.problems.load(name).to(torch.float64))

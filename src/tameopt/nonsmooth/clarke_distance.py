@@ -9,6 +9,7 @@ its own in [-1, 1], which is a zonotope that holds all cells, whether they occur
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from tameopt.evidence import Verdict
-from tameopt.nonsmooth.backprop import as_problem, check_backprop
+from tameopt.nonsmooth.backprop import Backprop, as_problem, check_backprop
 from tameopt.nonsmooth.fan import split
 from tameopt.nonsmooth.germ import GermError
 from tameopt.nonsmooth.graph import Graph
@@ -59,8 +60,12 @@ def clarke_distance(
     *,
     calls: int = 100,
     seed: int = 0,
+    seconds: float = float("inf"),
+    backprop: Backprop | None = None,
 ) -> ClarkeDistance:
     """An interval for the distance from 0 to the Clarke subdifferential of F at x: (d,), by column generation.
+
+    seconds: stop after that long, with at least one direction tried. backprop: what `check_backprop` said, if known.
 
     Cost: at most `calls` JVPs and gradients, a least-norm point each; and for small problems one exact forward pass.
     Raises ValueError for an operator that the safe gradient does not know, TraceError for a branch on values.
@@ -75,11 +80,12 @@ def clarke_distance(
     theta = problem.theta if x is None else x.detach().to(problem.device, problem.dtype)
     if not bool(torch.isfinite(theta).all()):
         raise ValueError("x must be finite, it has NaN or infinite entries.")
+    begun = time.perf_counter()
     oracle, generator = SafeGradient(problem, seed=seed), torch.Generator().manual_seed(seed)
     found: list[np.ndarray] = []
     lower, outer = _lower_bound(problem, theta)
     least: MinNorm | None = None
-    backprop = check_backprop(problem, theta)
+    backprop = check_backprop(problem, theta) if backprop is None else backprop
     if backprop.verdict is Verdict.PROVED:  # then its output is one more Clarke subgradient, and a cheap one
         found.append(backprop.gradient.detach().cpu().double().numpy())
         least = min_norm(np.stack(found))
@@ -93,12 +99,13 @@ def clarke_distance(
             h = wide * size * noise - torch.as_tensor(np.asarray(least.point, dtype=np.float64))
         g = oracle.along(theta, h.to(theta)).detach().cpu().double().numpy()
         reach = float(np.abs(g).max(initial=0.0))
-        if any(float(np.abs(g - old).max()) <= 1e-12 * max(reach, 1e-300) for old in found):
+        late = time.perf_counter() - begun > seconds
+        if not late and any(float(np.abs(g - old).max()) <= 1e-12 * max(reach, 1e-300) for old in found):
             continue
         found.append(g)
         least = min_norm(np.stack(found))
         # nothing is left to find where the two bounds meet, up to rounding
-        if least.distance <= max(lower * (1 + 1e-9), 1e-15 * reach):
+        if late or least.distance <= max(lower * (1 + 1e-9), 1e-15 * reach):
             break
     assert least is not None
     subgradient = torch.as_tensor(np.asarray(least.point, dtype=np.float64))

@@ -11,15 +11,17 @@ import torch
 from tameopt.analysis import Analysis, Answer, Context
 from tameopt.evidence import Cost, Scope, measured, unknown
 from tameopt.evidence import refuted as refuted_finding
-from tameopt.nonsmooth.backprop import check_backprop
+from tameopt.nonsmooth.backprop import Backprop, check_backprop
 from tameopt.nonsmooth.chain_rule import ChainRule, chain_rule
+from tameopt.nonsmooth.clarke_distance import ClarkeDistance, clarke_distance
 from tameopt.nonsmooth.goldstein import goldstein
 from tameopt.nonsmooth.graph import TraceError
 from tameopt.nonsmooth.kink_findings import backprop_finding, clarke_finding, kinks_finding, kinks_picture
-from tameopt.nonsmooth.kinks import census, graphs_of
+from tameopt.nonsmooth.kinks import Census, census, graphs_of
 
 _DELTA = 1e-3  # radius of the Goldstein ball as a share of norm(theta): our choice, three digits of theta
 _GRADIENTS = 24  # sampled gradients of the Goldstein test: our choice, well under a second on digits
+_DIRECTIONS = 30  # cells of active kinks looked into for a small subgradient, in the time left: our choice
 _SEGMENTS = 6  # pieces of the run on which the chain rule is integrated: our choice
 
 
@@ -44,10 +46,12 @@ def _analyse_kinks(context: Context) -> Answer:
     at_point = backprop
     if backprop.how == "lemma" and found.active == 0:
         at_point = check_backprop(context.problem, context.theta, found=found, graphs=graphs, margins_first=True)
+    distance, spent = _distance(context, found, backprop), 4.0
+    spent += 2.0 * distance.calls if distance is not None else 0.0
     findings = (
         kinks_finding(found, at_point),
         backprop_finding(found, backprop),
-        clarke_finding(found, at_point),
+        clarke_finding(found, at_point, distance),
     )
     facts = {
         "kinks": [
@@ -62,7 +66,21 @@ def _analyse_kinks(context: Context) -> Answer:
             for site in found.sites
         ]
     }
-    return Answer(findings, kinks_picture(found), facts, _cost(context, begun, 4.0))
+    return Answer(findings, kinks_picture(found), facts, _cost(context, begun, spent))
+
+
+def _distance(context: Context, found: Census, backprop: Backprop) -> ClarkeDistance | None:
+    """With active kinks whose exact set is out of reach: an interval by column generation, in the time left."""
+    if found.active == 0 or backprop.clarke is not None:
+        return None
+    context.notify("looking for small subgradients among the active kinks")
+    seconds = max(0.5, min(5.0, context.deadline_seconds / 4))
+    try:
+        return clarke_distance(
+            context.problem, context.theta, calls=_DIRECTIONS, seed=context.seed, seconds=seconds, backprop=backprop
+        )
+    except (ValueError, TraceError):  # an operator that the safe gradient does not know
+        return None
 
 
 def _all_unknown(claims: tuple[str, ...], reason: str) -> Answer:

@@ -7,6 +7,7 @@ import math
 from tameopt.evidence import Finding, Scope, Verdict, measured, proved, unknown
 from tameopt.evidence import refuted as refuted_finding
 from tameopt.nonsmooth.backprop import Backprop
+from tameopt.nonsmooth.clarke_distance import ClarkeDistance
 from tameopt.nonsmooth.kinks import Census
 from tameopt.picture import Picture, Series
 
@@ -127,43 +128,59 @@ def backprop_finding(found: Census, backprop: Backprop) -> Finding:
     )
 
 
-def clarke_finding(found: Census, backprop: Backprop) -> Finding:
+def clarke_finding(found: Census, backprop: Backprop, distance: ClarkeDistance | None = None) -> Finding:
     """point.clarke_critical: the distance from 0 to the Clarke subdifferential, or bounds on it."""
     claim, size = "point.clarke_critical", float(backprop.gradient.norm())
+
+    def within(
+        statement: str, lower: float, upper: float, method: str, kind: str, sample: int | None = None
+    ) -> Finding:
+        return measured(
+            claim,
+            statement,
+            upper,
+            method=method,
+            error_kind=kind,
+            interval=(lower, upper),
+            unit="norm of a subgradient",
+            sample_size=sample,
+            scope=Scope.POINT,
+        )
+
     if found.smooth or (found.active == 0 and not found.unread and backprop.verdict is not Verdict.UNKNOWN):
         exact = found.smooth or backprop.how == "margins"
-        return measured(
-            claim,
-            f"The Clarke subdifferential here is the gradient alone, at distance {size:.2e} from 0.",
-            size,
-            method="norm of the full-batch gradient" + ("" if exact else "; no kink active in the forward pass"),
-            error_kind="rounding",
-            unit="norm of the gradient",
-            scope=Scope.POINT,
-        )
+        method = "norm of the full-batch gradient" + ("" if exact else "; no kink active in the forward pass")
+        statement = f"The Clarke subdifferential here is the gradient alone, at distance {size:.2e} from 0."
+        return within(statement, size, size, method, "rounding")
     if backprop.clarke is not None and not backprop.clarke.empty:
         solution, exact = backprop.clarke.min_norm(), backprop.clarke.status == "exact"
-        return measured(
-            claim,
-            f"{backprop.clarke.kinks} kinks are active; 0 is {'' if exact else 'at most '}{solution.distance:.2e} "
-            "from the Clarke subdifferential.",
+        least = f"{'' if exact else 'at most '}{solution.distance:.2e}"
+        return within(
+            f"{backprop.clarke.kinks} kinks are active; 0 is {least} from the Clarke subdifferential.",
+            solution.lower_bound if exact else 0.0,
             solution.distance,
-            method="exact cells of the active kinks, least-norm point of their hull",
-            error_kind="rounding" if exact else "upper bound",
-            interval=(solution.lower_bound if exact else 0.0, solution.distance),
-            unit="norm of a subgradient",
-            scope=Scope.POINT,
+            "exact cells of the active kinks, least-norm point of their hull",
+            "rounding" if exact else "upper bound",
+        )
+    if distance is not None:
+        least = f"between {distance.lower:.2e} and" if distance.lower > 0 else "at most"
+        method = f"least norm in the hull of {distance.elements} limits of gradients from {distance.calls} directions"
+        return within(
+            f"{found.active:,} kinks are active; 0 is {least} {distance.upper:.2e} from the Clarke subdifferential "
+            f"(backprop's output has norm {size:.2e}).",
+            distance.lower,
+            distance.upper,
+            method + (f"; from below by a {distance.outer}" if distance.lower > 0 else ""),
+            "enclosure" if distance.lower > 0 else "upper bound",
+            distance.calls,
         )
     if backprop.verdict is Verdict.PROVED:
-        return measured(
-            claim,
+        return within(
             f"{found.active:,} kinks are active; 0 is within {size:.2e} of the Clarke subdifferential.",
+            0.0,
             size,
-            method="norm of backprop's output, a Clarke subgradient",
-            error_kind="upper bound",
-            interval=(0.0, size),
-            unit="norm of a subgradient",
-            scope=Scope.POINT,
+            "norm of backprop's output, a Clarke subgradient",
+            "upper bound",
         )
     return unknown(
         claim,
