@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,9 @@ from tameopt.analysis import Context
 from tameopt.claims import CLAIMS
 from tameopt.evidence import Verdict
 from tameopt.kl.findings import ANALYSES
+from tameopt.kl.fit import fit
+from tameopt.kl.series import LossSeries
+from tameopt.kl.values_findings import AT_ITS_FLOOR, values_converge_finding
 from tameopt.problem import Problem
 from tameopt.run import Run
 
@@ -157,3 +161,24 @@ def test_other_losses_are_not_least_squares(loss, word):
     import re
 
     assert re.search(word, finding.statement)
+
+
+def test_a_distance_below_the_scatter_is_said_to_be_at_the_floor():
+    generator = np.random.default_rng(0)
+    steps = np.arange(0, 500, 5)
+    curve = 1.0 * 0.98**steps
+    far = fitted_words(steps, 0.1 + curve + 1e-4 * generator.standard_normal(100), until=40)
+    near = fitted_words(steps, 0.1 + curve + 1e-2 * generator.standard_normal(100), until=100)
+    assert "the noise may stop it earlier" in far and AT_ITS_FLOOR in near
+
+
+def fitted_words(steps, values, until):
+    series = LossSeries(
+        steps[:until],
+        steps[:until].astype(float),
+        values[:until],
+        np.full(until, np.nan),
+        "step",
+        deterministic=False,
+    )
+    return values_converge_finding(fit(series), series).statement

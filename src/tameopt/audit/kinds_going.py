@@ -7,6 +7,7 @@ import math
 from tameopt.audit.kinds_broken import smaller_step
 from tameopt.audit.scene import Candidate, Scene
 from tameopt.evidence import Finding
+from tameopt.kl.values_findings import AT_ITS_FLOOR
 
 
 def strict_saddle(scene: Scene) -> Candidate | None:
@@ -229,6 +230,12 @@ def noise_floor(scene: Scene) -> Candidate | None:
         "expected to stay there.",
         (found.statement, *scene.said("noise.bounded_variance", "noise.scale", "step.stable")),
         "high" if many else "medium",
+        *_below_the_floor(scene),
+    )
+
+
+def _below_the_floor(scene: Scene) -> tuple[str, str]:
+    return (
         f"lr {scene.alpha:.4g} -> {scene.alpha / 2:.4g}, or a decreasing schedule.",
         "the height of the floor above the least F about half as large (it is proportional to the step)",
     )
@@ -258,8 +265,7 @@ def _flat_tail(scene: Scene) -> Candidate | None:
             *scene.said("noise.bounded_variance", "noise.scale", "step.stable"),
         ),
         "medium",
-        f"lr {scene.alpha:.4g} -> {scene.alpha / 2:.4g}, or a decreasing schedule.",
-        "the height of the floor above the least F about half as large (it is proportional to the step)",
+        *_below_the_floor(scene),
     )
 
 
@@ -274,8 +280,11 @@ def converging(scene: Scene) -> Candidate | None:
         assert power is not None
         how, claim = f"like k^-{power[1]:.3g}", "rate.sublinear"
     target = scene.interval("rate.steps_to_target")
-    effect = "F goes on falling at the fitted rate"
-    if target is not None:
+    action, effect = "Train on.", "F goes on falling at the fitted rate"
+    limit = scene.holding("values.converge")
+    if limit is not None and AT_ITS_FLOOR in limit.statement:
+        action, effect = _below_the_floor(scene)
+    elif target is not None:
         words = scene.holding("rate.steps_to_target")
         assert words is not None
         effect = f"{words.statement}"
@@ -284,7 +293,7 @@ def converging(scene: Scene) -> Candidate | None:
         f"The loss is converging {how}; F = {scene.last_loss:.4g} now.",
         scene.said(claim, "values.converge", "rate.steps_to_target"),
         "high" if linear is not None else "medium",
-        "Train on.",
+        action,
         effect,
     )
 

@@ -12,6 +12,8 @@ from tameopt.kl.series import LossSeries
 from tameopt.kl.trend import trend
 from tameopt.run import Run
 
+AT_ITS_FLOOR = "F is at the floor of its noise"
+
 
 def finite_findings(run: Run) -> tuple[Finding, Finding]:
     """run.finite and run.diverged."""
@@ -112,6 +114,18 @@ def descend_finding(series: LossSeries) -> Finding:
     )
 
 
+def _of_noise(fit: Fit, series: LossSeries) -> str:
+    """What noise leaves of the distance to the limit, in words."""
+    if series.deterministic:
+        return ""
+    if fit.law is not None:
+        law, last = fit.law, max(len(fit.law.fitted) // 10, 8)
+        scatter = float(np.std((law.base + law.scale * law.y - law.fitted)[-last:]))
+        if fit.excess < scatter:
+            return f", less than the scatter of F about it, {scatter:.2g}: {AT_ITS_FLOOR}"
+    return " (the noise may stop it earlier)"
+
+
 def values_converge_finding(fit: Fit, series: LossSeries) -> Finding:
     """values.converge: does F(theta_k) approach one number?"""
     half = series.tail(series.size // 2)
@@ -122,7 +136,7 @@ def values_converge_finding(fit: Fit, series: LossSeries) -> Finding:
             "values.converge",
             f"F approaches {fit.F_star:.6g} [{low:.6g}, {high:.6g}]; at the last step the fitted curve is "
             f"{f'{fit.excess:.3g} away' if fit.excess > 1e-12 * abs(fit.F_star) else 'there, within rounding'}"
-            f"{'' if series.deterministic else ' (the noise may stop it earlier)'}.",
+            f"{_of_noise(fit, series)}.",
             drift.slope if drift else 0.0,
             method=f"{fit.regime} fit over steps {fit.first:,} to {fit.last:,}; {fit.reason}",
             error_kind="95% interval of the trend by block means",
