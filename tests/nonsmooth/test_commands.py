@@ -56,7 +56,7 @@ def test_prox_listed_and_computed(run):
     "words,said",
     [
         (("prox", "l3", "1"), "not one of tameopt's prox"),
-        (("prox", "l1", "a,b"), "must be numbers"),
+        (("prox", "l1", "a,b"), "numbers separated by commas"),
         (("clarke", "abs(x) + foo(y)"), "is not understood"),
         (("clarke", "abs(x)", "--at", "1,2"), "--at must have 1 numbers"),
         (("clarke", "sqrt(x)"), "need not be Lipschitz"),

@@ -20,8 +20,16 @@ def clarke(
         typer.Option("--at", help="The point, as in 0,1/2 (variables sorted; zeros by default).", metavar="X,Y,…"),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Write a picture of the four sets here (two variables).")
+        Path | None,
+        typer.Option(
+            "--plot", help="Write the picture here: the four sets or, with --flow, the curve (up to two variables)."
+        ),
     ] = None,
+    flow: Annotated[
+        float | None,
+        typer.Option("--flow", help="Follow the subgradient flow of a formula to this time.", metavar="T"),
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", help="With --flow: the subgradient steps beside it.")] = 0.1,
     influence: Annotated[
         bool, typer.Option("--influence", help="Measure what the value chosen at a network's kinks changes.")
     ] = False,
@@ -39,7 +47,7 @@ def clarke(
             raise ValueError(f"--influence needs a network (a problem, FILE.py:factory or run), got {source!r}.")
         measure_influence(source, steps, repeats, seed, plot, as_json)
         return None
-    document, lines = _target(source, seed) if is_target else _formula(source, at, plot)
+    document, lines = _target(source, seed) if is_target else _formula(source, at, plot, flow, alpha)
     if as_json:
         emit_json(document)
     else:
@@ -48,7 +56,9 @@ def clarke(
     return None
 
 
-def _formula(text: str, at: str | None, plot: Path | None) -> tuple[dict[str, Any], list[str]]:
+def _formula(
+    text: str, at: str | None, plot: Path | None, time: float | None, alpha: float
+) -> tuple[dict[str, Any], list[str]]:
     from fractions import Fraction
 
     import torch
@@ -82,8 +92,19 @@ def _formula(text: str, at: str | None, plot: Path | None) -> tuple[dict[str, An
     critical = "0 is in it" if least.distance == 0 else f"0 is {least.distance:.6g} away"
     lines.append(f"  Clarke critical: {critical}")
     lines.append(f"  backprop returns {backprop.gradient.tolist()}: {backprop.verdict}, {backprop.reason}")
+    if time is not None:
+        followed = _flow(F, x, variables, time, alpha)
+        document["flow"] = {
+            "status": followed.flow.status, "unique": followed.flow.unique, "events": followed.flow.events,
+            "energy_defect": followed.flow.energy_defect, "alpha": alpha, "iterates": followed.iterates.tolist(),
+            "distance": followed.distance,
+        }  # fmt: skip
+        lines += _flow_words(followed)
     if plot is not None:
-        _draw(sets, text, plot)
+        if time is not None:
+            followed.plot().figure.savefig(plot, dpi=150)
+        else:
+            _draw(sets, text, plot, backprop.gradient)
         lines.append(f"  picture: {plot}")
     return document, lines
 
@@ -97,15 +118,32 @@ def _words(corners: list[list[str]]) -> str:
     return f"hull of {', '.join(points)}"
 
 
-def _draw(sets: dict[str, Any], text: str, path: Path) -> None:
-    from tameopt.extras import require
+def _draw(sets: dict[str, Any], text: str, path: Path, backprop: Any) -> None:
+    from tameopt.nonsmooth.side_by_side import side_by_side
 
-    figure = require("matplotlib.figure", "a picture").Figure(figsize=(12, 3.2))
-    for number, found in enumerate(sets.values()):
-        found.plot(figure.add_subplot(1, 4, number + 1))
+    figure = side_by_side(sets, backprop=backprop).flat[0].figure
     figure.suptitle(text)
-    figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, dpi=150)
+
+
+def _flow(F: Any, x: list[Any], names: tuple[str, ...], time: float, alpha: float) -> Any:
+    from tameopt.nonsmooth.subgradient_steps import subgradient_steps
+
+    return subgradient_steps(F, x, time, alpha, names=names)
+
+
+def _flow_words(found: Any) -> list[str]:
+    lines = [f"  flow to t = {found.flow.times[-1]:g} ({found.flow.status}):"]
+    for event in found.flow.events:
+        at, velocity = (", ".join(map(str, point)) for point in (event.x, event.velocity))
+        others = f", or {len(event.alternatives)} other velocities" if event.alternatives else ""
+        lines.append(f"    t = {event.t}: at ({at}), leaves with velocity ({velocity}){others}")
+    count = "one solution" if found.flow.unique else "one of several solutions"
+    lines.append(f"    energy identity: defect {found.flow.energy_defect:g}; {count}")
+    lines.append(
+        f"  {len(found.iterates) - 1} subgradient steps of {found.alpha:g}: at most {found.distance:.3g} from it"
+    )
+    return lines
 
 
 def _target(target: str, seed: int) -> tuple[dict[str, Any], list[str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tameopt.commands._common import Command, Json, Panel, emit_json, terminal
+from tameopt.commands._common import Command, Json, Panel, Seed, emit_json, progress, terminal
+from tameopt.commands._pictures import PictureFile, write_pictures
 
 
 def prox(
@@ -16,10 +18,28 @@ def prox(
     options: Annotated[
         list[str] | None, typer.Option("--set", help="A parameter, as in lam=0.5.", metavar="NAME=NUMBER")
     ] = None,
+    path: Annotated[
+        str | None,
+        typer.Option("--path", help="Train this problem with growing strengths of it.", metavar="TARGET"),
+    ] = None,
+    strengths: Annotated[
+        str, typer.Option("--strengths", help="With --path: the strengths, growing.", metavar="L1,L2,…")
+    ] = "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2",
+    steps: Annotated[int, typer.Option("--steps", help="With --path: mini-batches a strength.")] = 300,
+    picture: PictureFile = None,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> int | None:
-    """argmin_x f(x) + norm(x - v)^2 / (2 t) for a function f of the catalogue."""
-    document, lines = _listed() if name is None else _computed(name, v, t, options or [])
+    """argmin_x f(x) + norm(x - v)^2 / (2 t) for a function f of the catalogue; or a network trained with f."""
+    if path is not None:
+        if name is None:
+            raise ValueError("--path needs the name of a regulariser, as in: tameopt prox l1 --path digits-mlp.")
+        levels = [_number(part) for part in strengths.split(",")]
+        document, lines = _path(name, path, levels, steps, _given(options), seed, picture, as_json)
+    elif name is None:
+        document, lines = _listed()
+    else:
+        document, lines = _computed(name, v, t, _given(options), picture)
     if as_json:
         emit_json(document)
     else:
@@ -47,12 +67,60 @@ def _listed() -> tuple[dict[str, Any], list[str]]:
     return document, [f"{e.name:14} {e.kind:14} {e.acts_on:9} {e.formula}" for e in entries]
 
 
-def _computed(name: str, text: str | None, t: float, options: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _path(
+    name: str,
+    target: str,
+    strengths: list[float],
+    steps: int,
+    given: dict[str, Any],
+    seed: int,
+    picture: Path | None,
+    quiet: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    from tameopt.audit.targets import resolve
+    from tameopt.nonsmooth.sparsity_path import sparsity_path
+
+    problem = resolve(target, seed).problem
+    if problem is None:
+        raise ValueError(f"{target} does not say which problem it was recorded with: its network is needed.")
+    with progress(quiet) as show:
+        found = sparsity_path(problem, name, strengths, options=given, steps=steps, seed=seed, notify=show)
+    lines = [f"{problem.name} with lambda times {name} on {', '.join(found.parameters)}"]
+    lines.append(
+        f"{'lambda':>9} {'not 0':>8} {'rows':>8} {'rank':>8} {'loss':>10} {'accuracy':>9}   last full passes"
+    )
+    for point in found.points:
+        held = "yes" if point.report.step_hypothesis_holds else f"{point.report.violations} times not"
+        lines.append(
+            f"{point.strength:9.2g} {point.nonzero:8.1%} {point.rows:8.1%} {point.rank:8.1%} {point.loss:10.4g} "
+            f"{point.accuracy:9.1%}   length {point.report.length:.3g}, descent inequality: {held}"
+        )
+    if picture is not None:
+        write_pictures([found.picture()], picture)
+        lines.append(f"written: {picture}")
+    return {"problem": problem.name, "path": found}, lines
+
+
+def _given(options: list[str] | None) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for option in options or []:
+        key, equals, number = option.partition("=")
+        if not equals:
+            raise ValueError(f"--set must be NAME=NUMBER, got {option!r}.")
+        given[key] = int(number) if number.strip().lstrip("-").isdigit() else _number(number)
+    return given
+
+
+def _computed(
+    name: str, text: str | None, t: float, given: dict[str, Any], picture: Path | None
+) -> tuple[dict[str, Any], list[str]]:
     import torch
 
     from tameopt.nonsmooth import prox as catalogue
 
     found = catalogue.entry(name)
+    if picture is not None:
+        write_pictures([found.picture(t, **given)], picture)
     if text is None:
         words = ", ".join(f"{key}={value}" for key, value in found.parameters.items()) or "none"
         return {"name": name, "formula": found.formula, "parameters": dict(found.parameters)}, [
@@ -62,12 +130,6 @@ def _computed(name: str, text: str | None, t: float, options: list[str]) -> tupl
     if len({len(row) for row in rows}) != 1:
         raise ValueError(f"the rows of v must have equal lengths, got {[len(row) for row in rows]}.")
     point = torch.tensor(rows if len(rows) > 1 else rows[0], dtype=torch.float64)
-    given: dict[str, Any] = {}
-    for option in options:
-        key, equals, number = option.partition("=")
-        if not equals:
-            raise ValueError(f"--set must be NAME=NUMBER, got {option!r}.")
-        given[key] = int(number) if number.strip().lstrip("-").isdigit() else _number(number)
     x = found(point, t, **given)
     value = found.evaluate(x, **given)
     document = {"name": name, "v": point.tolist(), "t": t, "x": x.tolist(), "f": float(value)}
@@ -78,7 +140,7 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ValueError(f"v must be numbers separated by commas, got {text.strip()!r}.") from error
+        raise ValueError(f"numbers separated by commas are needed, got {text.strip()!r}.") from error
 
 
 ENTRY = Command("prox", Panel.TOOLS, prox)

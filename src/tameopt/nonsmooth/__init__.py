@@ -14,7 +14,10 @@ from tameopt.nonsmooth.kink_influence import KinkInfluence, kink_influence
 from tameopt.nonsmooth.kinks import Census, census
 from tameopt.nonsmooth.min_norm import MinNorm, min_norm
 from tameopt.nonsmooth.safe_gradient import SafeGradient, safe_gradient
+from tameopt.nonsmooth.side_by_side import side_by_side
+from tameopt.nonsmooth.sparsity_path import SparsityPath, sparsity_path
 from tameopt.nonsmooth.subdifferential import Subdifferential, all_subdifferentials, subdifferential
+from tameopt.nonsmooth.subgradient_steps import SubgradientSteps, subgradient_steps
 
 __all__ = [
     "Backprop",
@@ -25,7 +28,9 @@ __all__ = [
     "KinkInfluence",
     "MinNorm",
     "SafeGradient",
+    "SparsityPath",
     "Subdifferential",
+    "SubgradientSteps",
     "all_subdifferentials",
     "census",
     "chain_rule",
@@ -36,5 +41,8 @@ __all__ = [
     "min_norm",
     "prox",
     "safe_gradient",
+    "side_by_side",
+    "sparsity_path",
     "subdifferential",
+    "subgradient_steps",
 ]

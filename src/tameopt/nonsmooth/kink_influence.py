@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from tameopt.nonsmooth.chosen_derivative import Choice, ChosenDerivative
+from tameopt.nonsmooth.held_out import accuracy, split
 from tameopt.picture import Picture, Series
 from tameopt.problem import Problem
 
@@ -27,7 +28,6 @@ CHOICES = (
 )  # fmt: skip
 CONTROL = "control: start rounded otherwise"
 _ROUNDING = 4  # relative differences up to 4 eps may be rounding of the sums, larger ones are counted: our choice
-_HELD_OUT = 5  # every fifth sample is kept for the accuracy: our choice
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,7 @@ def kink_influence(
     and repeats (comparisons in the first repeat only). Raises ValueError for a function without samples, settings
     that are not positive, or a network without relu and max_pool2d.
     """
-    if problem.is_function or not problem.batches.indexable:
-        raise ValueError(
-            f"the influence is measured on mini-batches: {problem.name} has no samples to pick by number."
-        )
+    split(problem)  # refuses what has no samples, before anything is computed
     if steps < 1 or repeats < 1 or batch_size < 1 or not lr > 0:
         raise ValueError(
             f"steps, repeats, batch_size and lr must be positive, got {steps}, {repeats}, {batch_size} and {lr}."
@@ -222,9 +219,7 @@ class _Trainer:
 
     def __init__(self, problem: Problem, steps: int, lr: float, batch_size: int) -> None:
         self.problem, self.steps, self.lr, self.batch_size = problem, steps, lr, batch_size
-        everyone = torch.arange(problem.n)
-        held = everyone % _HELD_OUT == _HELD_OUT - 1
-        self.held, self.kept = everyone[held], everyone[~held]
+        self.kept, self.held = split(problem)
 
     def order(self, seed: int) -> list[torch.Tensor]:
         """The samples of each step, with replacement."""
@@ -250,20 +245,9 @@ class _Trainer:
         steps = len(order)
         loss = float(problem.value(theta))
         return _End(
-            theta, loss, self._accuracy(theta), relative,
+            theta, loss, accuracy(problem, theta, self.held), relative,
             (counted.active / steps, counted.entries // steps), (counted.ties / steps, counted.windows // steps),
         )  # fmt: skip
-
-    def _accuracy(self, theta: torch.Tensor) -> float:
-        """The share of held-out samples whose class is right; NaN where the problem is no classification."""
-        problem = self.problem
-        batch = problem.batches.pick(self.held) if len(self.held) else None
-        target = batch[-1] if isinstance(batch, (tuple, list)) and problem.forward is None else None
-        if not isinstance(target, torch.Tensor) or target.is_floating_point() or target.ndim != 1:
-            return math.nan
-        with torch.no_grad():
-            output = problem.batch_output(problem.unflatten(theta), batch, True)
-        return float((output.argmax(1) == target).double().mean()) if output.ndim == 2 else math.nan
 
 
 def _relative(theirs: torch.Tensor, g: torch.Tensor) -> float:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import torch
 
+from tameopt.picture import Picture, Series
+
 Shape = Literal["entries", "vectors", "matrices"]
 
 
@@ -60,6 +62,23 @@ class Prox:
         if self.minimisers is None:
             return [self(v, t, **parameters)]
         return self.minimisers(v, float(t), **self._checked(parameters))
+
+    def picture(self, t: float = 1.0, *, reach: float = 4.0, **parameters: Any) -> Picture:
+        """The graph of v -> prox_{t f}(v) on [-reach, reach], broken where it jumps.
+
+        Raises ValueError for an f that does not act on entries, and as a call does.
+        """
+        if self.acts_on != "entries":
+            raise ValueError(f"a graph needs a function of entries, {self.name} acts on {self.acts_on}.")
+        v = torch.linspace(-reach, reach, 2001, dtype=torch.float64)
+        x = self(v, t, **parameters)
+        jump = torch.cat([x.diff().abs() > 20 * v.diff(), torch.zeros(1, dtype=torch.bool)])
+        graph = torch.where(jump, torch.nan, x)
+        settings = ", ".join(f"{key} = {value:g}" for key, value in self._checked(parameters).items())
+        caption = f"f(x) = {self.formula}, t = {t:g}" + (f", {settings}" if settings else "") + "."
+        diagonal = Series.of("v", v.tolist(), v.tolist())
+        series = (diagonal, Series.of(f"prox of {self.name}", v.tolist(), graph.tolist()))
+        return Picture(f"prox-{self.name}", f"Proximal map of {self.name}", "v", "x", series, caption=caption)
 
     def _checked(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         unknown = sorted(set(parameters) - set(self.parameters))
