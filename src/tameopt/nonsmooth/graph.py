@@ -202,7 +202,8 @@ def _traced(function: Callable[..., torch.Tensor], values: Sequence[torch.Tensor
         raise TraceError(
             f"the objective must be one list of operators, tracing it raised {type(error).__name__}: {first[:200]}"
         ) from error
-    output, *read = module.graph.output_node().args[0]
+    results: Any = module.graph.output_node().args[0]
+    output, *read = results
     if any(_may_change(node) for node in read):
         raise TraceError(
             "the objective must be one list of operators, but Python reads a number out of a tensor that depends on "

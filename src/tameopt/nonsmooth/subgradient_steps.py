@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tameopt.nonsmooth.subgradient_flow import Inclusion, inclusion
+from tameopt.nonsmooth.subgradient_flow import inclusion
+from tameopt.nonsmooth.trajectory import Inclusion
 
 _GRID = 45  # points an axis of the field behind the curves: our choice
 _LEVELS = 12
