@@ -51,6 +51,13 @@ def test_basins_with_a_picture(tmp_path, document_of, text_of):
     assert "Goes to" in text_of("basins", "saddle", "--points", "10")
 
 
+def test_a_saddle_is_pictured_with_its_escape(tmp_path, document_of):
+    with Run.create(tmp_path / "run", {"target": "saddle", "d": 2}) as run:
+        run.save_vectors(0, {"theta": torch.zeros(2, dtype=torch.float64)})
+    found = document_of("critical", str(tmp_path / "run"), "--picture", str(tmp_path / "c.svg"))
+    assert found["kind"] == "strict saddle" and "Escape from a saddle" in (tmp_path / "c.svg").read_text()
+
+
 def test_a_recorded_step_is_looked_at(tmp_path, document_of, capsys):
     with Run.create(tmp_path / "run", {"target": "saddle", "d": 2}) as run:
         run.save_vectors(7, {"theta": torch.zeros(2, dtype=torch.float64)})
@@ -65,6 +72,7 @@ def test_a_recorded_step_is_looked_at(tmp_path, document_of, capsys):
     [
         (("basins", "digits-linear"), "basins are drawn for two parameters"),
         (("basins", "saddle", "--points", "1"), "--points must be at least 2"),
+        (("critical", "saddle", "--search", "2", "--picture", "x.png"), "--picture shows one point"),
         (("critical", "saddle", "--box", "-1"), "--box must be > 0"),
         (("spectrum", "saddle", "--step", "3"), "--step needs the folder of a recorded run"),
         (("spectrum", "sadle"), "Did you mean 'saddle'"),

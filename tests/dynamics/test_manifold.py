@@ -119,6 +119,46 @@ def test_the_stable_curve_is_carried_on_by_the_inverse():
     assert float(reach.max()) < 1e-9 and float(curve[:, 0].abs().max()) > 1.5 * W.radius
 
 
+def bowl_map(x):
+    """Known: W^u is z = x^2 + y^2."""
+    return torch.stack([2 * x[0], 1.5 * x[1], 0.5 * x[2] + 3.5 * x[0] ** 2 + 1.75 * x[1] ** 2])
+
+
+def test_an_unstable_surface_is_carried_on_by_the_map():
+    U = tame.dynamics.unstable_manifold(bowl_map, zeros(3), 3)
+    mesh = tame.dynamics.globalised_surface(U, bowl_map, num_steps=4, angles=12, extent=1e3)
+    nodes = mesh[torch.isfinite(mesh).all(dim=2)]
+    bowl = nodes[:, 0] ** 2 + nodes[:, 1] ** 2
+    assert float(((nodes[:, 2] - bowl).abs() / (1 + bowl)).max()) < 1e-12
+    assert mesh.shape[1:] == (13, 3) and float(nodes[:, :2].abs().max()) > 4 * U.radius
+    assert float((nodes.norm(dim=1)).max()) <= 1e3 and bool(mesh.isnan().any())
+
+
+def test_a_stable_surface_is_carried_on_by_the_inverse():
+    def F(t):
+        return t[0] ** 2 / 2 + 0.4 * t[1] ** 2 - t[2] ** 2 / 2 + 0.3 * t[2] * (t[0] ** 2 + t[1] ** 2)
+
+    T = GradientMap(F, 0.2)
+    W = tame.dynamics.stable_manifold(T, zeros(3), 8, residual=1e-13)
+    mesh = tame.dynamics.globalised_surface(W, T, num_steps=3, angles=8, rings_per_step=2)
+    assert bool(mesh.isfinite().all()) and float(mesh.norm(dim=2).max()) > 1.2 * W.radius
+    # each ring is the image of the one that was carried out of it, two rings later
+    outer = mesh[-1]
+    assert float((torch.stack([T(node) for node in outer]) - mesh[-3]).abs().max()) < 1e-9
+    for _ in range(20):
+        outer = torch.stack([T(node) for node in outer])
+    assert float(outer.norm(dim=1).max()) < 0.2 * float(mesh[-1].norm(dim=1).max())
+
+
+def test_surfaces_and_curves_want_their_dimension():
+    U = tame.dynamics.unstable_manifold(parabola_map, zeros(2), 3)
+    with pytest.raises(ValueError, match="a surface needs a manifold of dimension 2, got 1"):
+        tame.dynamics.globalised_surface(U, parabola_map)
+    W = tame.dynamics.stable_manifold(parabola_map, zeros(2), 3)
+    with pytest.raises(ValueError, match="a stable curve is carried on by the inverse of T"):
+        tame.dynamics.globalised_curve(W, parabola_map)
+
+
 def test_refusals():
     saddle = GradientMap(lambda t: t[0] ** 2 - t[1] ** 2, 0.1)
     with pytest.raises(NotHyperbolicError, match=r"norm\(T\(x\) - x\) must be 0 at a fixed point"):

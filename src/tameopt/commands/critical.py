@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, progress, terminal
+from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, progress, say, terminal
+from tameopt.commands._pictures import PictureFile, write_pictures
 
 
 def critical(
@@ -20,6 +21,7 @@ def critical(
         float | None,
         typer.Option("--box", help="All critical points with every coordinate within this, with proof."),
     ] = None,
+    picture: PictureFile = None,
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -30,6 +32,8 @@ def critical(
     from tameopt import curvature
     from tameopt.commands._points import point_of
 
+    if picture is not None and (box is not None or search):
+        raise ValueError("--picture shows one point: leave --search and --box out.")
     problem, theta, where = point_of(target, step, seed)
     generator = torch.Generator().manual_seed(seed)
     document: dict[str, Any] = {"problem": problem.name, "d": problem.dim, "point": where}
@@ -67,6 +71,9 @@ def critical(
                 problem, theta, generator=generator, rigorous=problem.dim * problem.n <= 400, notify=show
             )
             document.update(_one(one))
+            if picture is not None:
+                write_pictures(_pictures(problem, one, generator), picture)
+                say(f"written: {picture}", quiet)
     if as_json:
         emit_json(document)
     else:
@@ -88,6 +95,21 @@ def _one(point: Any) -> dict[str, Any]:
         "certificate": None if point.proof is None else dict(point.proof.certificate.data),
         "checker": None if point.proof is None else point.proof.certificate.checker,
     }
+
+
+def _pictures(problem: Any, point: Any, generator: Any) -> list[Any]:
+    """The eigenvalues, and at a strict saddle how gradient descent with half the step 1/L leaves it."""
+    from tameopt.curvature.point_findings import eigenvalue_picture
+    from tameopt.dynamics import saddle_escape
+
+    pictures = [eigenvalue_picture(point, "Hessian eigenvalues")]
+    if point.kind in ("strict saddle", "maximum"):
+        found = point.spectrum
+        escape = saddle_escape(
+            problem, point.theta, 0.5 / found.norm, lambda_min=found.lambda_min, generator=generator
+        )
+        pictures.append(escape.picture())
+    return pictures
 
 
 def _print(document: dict[str, Any]) -> None:

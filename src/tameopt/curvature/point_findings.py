@@ -68,7 +68,7 @@ def analyse_point(context: Context) -> Answer:
         "eigenvalues": found.rows(),
         "gradient_norm": point.gradient_norm,
     }
-    pictures = (_picture(point), *_plane(context))
+    pictures = (eigenvalue_picture(point), *_plane(context))
     return Answer(findings, pictures, facts, Cost(1, found.products, time.perf_counter() - began))
 
 
@@ -301,7 +301,8 @@ def _index(point: Classification, shared: dict[str, Any]) -> Finding:
     )
 
 
-def _picture(point: Classification) -> Picture:
+def eigenvalue_picture(point: Classification, title: str = "Hessian eigenvalues at the last iterate") -> Picture:
+    """The eigenvalues that were found, with error bars."""
     found = point.spectrum
     values = found.eigenvalues.tolist()
     # the two ends side by side: the middle was not computed
@@ -313,7 +314,7 @@ def _picture(point: Classification) -> Picture:
         bars_y += [middle - error, middle + error, math.nan]
     return Picture(
         name="eigenvalues",
-        title="Hessian eigenvalues at the last iterate",
+        title=title,
         x_label="number, from the smallest",
         y_label="eigenvalue",
         series=(

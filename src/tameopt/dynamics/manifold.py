@@ -16,7 +16,7 @@ import torch
 
 from tameopt.curvature.tape import tape_of
 from tameopt.dynamics.gradient_map import GradientMap
-from tameopt.dynamics.iterate import Map, batched, jacobian, jacobians
+from tameopt.dynamics.iterate import Map, batched, jacobian
 from tameopt.dynamics.series import Series, run
 from tameopt.problem import Problem
 
@@ -280,60 +280,3 @@ class _Parameterisation:
             if worst <= allowed * size:
                 return radius, worst
         return 0.0, worst
-
-
-def globalised_curve(
-    manifold: InvariantManifold, T: GradientMap | Map, *, num_steps: int = 20, points: int = 400
-) -> torch.Tensor:
-    """(n, d) a curve of the global one-dimensional manifold: the local one carried on by T or its inverse.
-
-    An unstable curve is iterated by T; a stable one by the inverse of a GradientMap, and the curve ends where the
-    inverse no longer converges (there T is not invertible). Both sides of the fixed point, in order; rows of NaN
-    separate nothing: points that were lost are left out.
-
-    Raises ValueError unless the manifold is a curve, and for the stable curve of a map without inverse.
-    """
-    if manifold.dimension != 1:
-        raise ValueError(f"a curve needs a manifold of dimension 1, got {manifold.dimension}.")
-    if manifold.kind == "stable" and not isinstance(T, GradientMap):
-        raise ValueError("a stable curve is carried on by the inverse of T, which only a GradientMap has here.")
-    rate = abs(float(manifold.eigenvalues[0]))
-    # a fundamental domain [r * contraction, r]: its images cover the rest of the curve once
-    contraction = rate if manifold.kind == "stable" else 1 / rate
-    per_step = max(4, points // (2 * num_steps))
-    sides = []
-    for sign in (-1.0, 1.0):
-        logs = torch.linspace(math.log(contraction), 0.0, per_step + 1, dtype=torch.float64)[1:]
-        piece = manifold((sign * manifold.radius * torch.exp(logs))[:, None])
-        inner = torch.linspace(0, contraction, per_step, dtype=torch.float64)[1:] * sign * manifold.radius
-        collected = [manifold(inner[:, None]), piece]
-        for _ in range(num_steps):
-            piece = _carried(piece, T, manifold.kind)
-            if piece.shape[0] == 0:
-                break
-            collected.append(piece)
-        sides.append(torch.cat(collected))
-    return torch.cat([sides[0].flip(0), manifold.fixed_point[None].to(sides[0]), sides[1]])
-
-
-def _carried(piece: torch.Tensor, T: GradientMap | Map, kind: str) -> torch.Tensor:
-    """The piece under T, or under its inverse up to the first point that has none."""
-    if kind == "unstable":
-        moved = batched(T, piece)(piece)
-        return moved[torch.isfinite(moved).all(dim=1) & (moved.norm(dim=1) < 1e6)]
-    x = piece.clone()
-    step = batched(T, piece)
-    for _ in range(30):
-        rest = step(x) - piece
-        matrices = jacobians(T, x)
-        if not bool(torch.isfinite(matrices).all()):
-            break
-        move = torch.linalg.lstsq(matrices, rest[:, :, None]).solution[:, :, 0]
-        x = x - move
-        if float(move.abs().max()) <= 1e-14 * max(1.0, float(x.abs().max())):
-            break
-    good = (step(x) - piece).norm(dim=1) <= 1e-9 * piece.norm(dim=1).clamp_min(1.0)
-    # beyond a singular Jacobian the inverse is not unique, and the curve would jump
-    good &= torch.linalg.eigvals(jacobians(T, x).nan_to_num(0.0)).real.amin(dim=1) > 0
-    lost = (~good).nonzero()[:, 0]
-    return x if lost.numel() == 0 else x[: int(lost[0])]
