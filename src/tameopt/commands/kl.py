@@ -21,7 +21,7 @@ def kl(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> int | None:
-    """The KL inequality: rate and exponent of a recorded run, or the exact exponent of a polynomial."""
+    """The KL inequality: rate and exponent of a recorded run, or the exact exponent of a (piecewise) polynomial."""
     document, lines = _run(Path(source), to, seed) if Path(source).exists() else _polynomial(source, at)
     if as_json:
         emit_json(document)
@@ -33,24 +33,25 @@ def kl(
 
 def _polynomial(source: str, at: str | None) -> tuple[dict[str, Any], list[str]]:
     from tameopt.kl import bound, exponent
+    from tameopt.kl.piecewise import has_kinks
     from tameopt.kl.polynomial import polynomial
 
     point = None if at is None else [part.strip() for part in at.split(",")]
     found = exponent(source, point)
-    f = polynomial(source)
-    a_priori = bound(f.degree, len(f.variables))
+    kinks = has_kinks(source)
+    f = None if kinks else polynomial(source)
+    a_priori = None if f is None else str(bound(f.degree, len(f.variables)))
     document = {
         "polynomial": source, "at": point, "theta": None if found.theta is None else str(found.theta),
         "lower": str(found.lower), "upper": str(found.upper), "verdict": str(found.verdict),
-        "witness": found.witness, "rule": found.rule, "branches": list(found.branches), "a_priori": str(a_priori),
+        "witness": found.witness, "rule": found.rule, "branches": list(found.branches), "a_priori": a_priori,
     }  # fmt: skip
     if found.theta is None:
         return document, [f"{found.verdict}  exponent between {found.lower} and {found.upper}: {found.rule}"]
-    lines = [f"{found.verdict}  norm(grad f) >= c abs(f - f*)^{found.theta} there, and no smaller exponent will do"]
-    lines += [
-        f"  attained on {found.witness}  ({found.rule})",
-        f"  any polynomial of this degree: at most {a_priori}",
-    ]
+    size = "dist(0, Clarke subdifferential)" if kinks else "norm(grad f)"
+    lines = [f"{found.verdict}  {size} >= c abs(f - f*)^{found.theta} there, and no smaller exponent will do"]
+    lines += [f"  attained on {found.witness}  ({found.rule})"]
+    lines += [] if a_priori is None else [f"  any polynomial of this degree: at most {a_priori}"]
     return document, lines
 
 

@@ -20,6 +20,7 @@ from tameopt.evidence import Certificate, Verdict
 from tameopt.extras import require
 from tameopt.kl.arcs import monomial_arcs
 from tameopt.kl.level_sets import LAST_LEVEL, simplest, worst_arc
+from tameopt.kl.piecewise import by_pieces, has_kinks
 from tameopt.kl.polynomial import Polynomial, Terms, add, multiply, polynomial
 from tameopt.kl.puiseux import HalfBranch, UndecidedBranchError, half_branches, ratio_of
 from tameopt.kl.splitting import hessian, residual, split
@@ -73,9 +74,10 @@ def bound(degree: int, variables: int, *, isolated: bool = False) -> Fraction:
 
 
 def exponent(source: Any, at: Sequence[Any] | None = None) -> Exponent:
-    """The KL exponent of a polynomial at a point.
+    """The KL exponent of a polynomial, or of a piecewise polynomial, at a point.
 
-    source: a string such as "(x - y**2)**2 + x**4", or a sympy expression. at: the point in the order of the sorted
+    source: a string such as "(x - y**2)**2 + x**4" or "abs(x) + max(0, y)**2" (with the Clarke subdifferential in the
+    place of the gradient), or a sympy expression. at: the point in the order of the sorted
     variables (integers, Fractions, strings such as "1/3"; a float counts as the rational it is); the origin by
     default.
 
@@ -84,6 +86,8 @@ def exponent(source: Any, at: Sequence[Any] | None = None) -> Exponent:
     >>> exponent("x**4 + y**6").theta
     Fraction(5, 6)
     """
+    if has_kinks(source):
+        return _of_pieces(str(source), at)
     given = polynomial(source)
     n = len(given.variables)
     point = [Fraction(0)] * n if at is None else [Fraction(number) for number in at]
@@ -95,6 +99,23 @@ def exponent(source: Any, at: Sequence[Any] | None = None) -> Exponent:
     if not f.terms:
         raise ValueError(f"the polynomial must not be constant, {source!r} is.")
     return _of_germ(f)
+
+
+def _of_pieces(text: str, at: Sequence[Any] | None) -> Exponent:
+    found = by_pieces(text, at)
+    if found.theta is None or found.claim is None:
+        return Exponent(None, Fraction(0), Fraction(1), Verdict.UNKNOWN, "", found.words)
+    proved = Certificate("tameopt.kl.check_pieces:check", found.claim).replay()
+    verdict = Verdict.PROVED if proved else Verdict.MEASURED
+    return Exponent(
+        found.theta,
+        found.theta,
+        found.theta,
+        verdict,
+        found.witness,
+        found.words,
+        claim=found.claim if proved else None,
+    )
 
 
 def _of_germ(f: Polynomial) -> Exponent:
