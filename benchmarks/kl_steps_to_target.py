@@ -10,6 +10,7 @@ promised, the reason is listed. The rules of `tameopt.kl.forecast` were chosen o
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,13 +36,16 @@ class Task:
     """One training. lr: in units of 1/lambda_max at the start where `relative`."""
 
     name: str
-    problem: Callable[[], Problem]
+    data: str
+    model: Callable[[], nn.Module]
+    loss: Callable[..., torch.Tensor]
     steps: int
     lr: float
     relative: bool = False
     optimizer: str = "SGD"
     momentum: float = 0.0
     batch: int | None = None
+    n: int = 10_000
 
 
 def data(name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +61,7 @@ def data(name: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def net(*widths: int, kind: type[nn.Module] = nn.Tanh) -> nn.Module:
     layers: list[nn.Module] = []
-    for left, right in zip(widths[:-1], widths[1:], strict=True):
+    for left, right in itertools.pairwise(widths):
         layers += [nn.Linear(left, right), kind()]
     return nn.Sequential(*layers[:-1]).double()
 
@@ -69,7 +73,7 @@ def convolutional(channels: int) -> nn.Module:
     ).double()  # fmt: skip
 
 
-def problem(name: str, model: Callable[[], nn.Module], loss: Callable[..., torch.Tensor], n: int = 10_000) -> Problem:
+def problem(name: str, model: Callable[[], nn.Module], loss: Callable[..., torch.Tensor], n: int) -> Problem:
     X, y = data(name)
     if loss is BCE:
         y = y.to(D)[:, None]
@@ -79,33 +83,109 @@ def problem(name: str, model: Callable[[], nn.Module], loss: Callable[..., torch
 
 
 TUNING = (
-    Task("diabetes, linear", lambda: problem("diabetes", lambda: net(10, 1), MSE), 3000, 0.9, True),
-    Task("diabetes, linear, momentum 0.5", lambda: problem("diabetes", lambda: net(10, 1), MSE), 2000, 0.5, True, momentum=0.5),
-    Task("diabetes, tanh 8", lambda: problem("diabetes", lambda: net(10, 8, 1), MSE), 6000, 0.5, True),
-    Task("breast cancer, logistic", lambda: problem("breast_cancer", lambda: net(30, 1), BCE), 4000, 0.9, True),
-    Task("breast cancer, tanh 8, logistic", lambda: problem("breast_cancer", lambda: net(30, 8, 1), BCE), 4000, 0.5, True),
-    Task("wine, softmax", lambda: problem("wine", lambda: net(13, 3), CE), 4000, 0.9, True),
-    Task("wine, tanh 8, softmax", lambda: problem("wine", lambda: net(13, 8, 3), CE), 4000, 0.5, True),
-    Task("iris, softmax", lambda: problem("iris", lambda: net(4, 3), CE), 6000, 0.9, True),
-    Task("iris, squares", lambda: problem("iris", lambda: net(4, 3), MSE), 2000, 0.9, True),
-    Task("digits (600), softmax", lambda: problem("digits", lambda: net(64, 10), CE, 600), 3000, 0.9, True),
-    Task("digits (600), ReLU 16, Adam", lambda: problem("digits", lambda: net(64, 16, 10, kind=nn.ReLU), CE, 600), 2000, 1e-3, optimizer="Adam", batch=50),
-    Task("digits (600), tanh 16, squares, momentum 0.9", lambda: problem("digits", lambda: net(64, 16, 10), MSE, 600), 2000, 0.1, momentum=0.9, batch=50),
-    Task("breast cancer, ReLU 8, Adam", lambda: problem("breast_cancer", lambda: net(30, 8, 1, kind=nn.ReLU), BCE), 2000, 1e-3, optimizer="Adam"),
-    Task("diabetes, ReLU 16, batches of 50", lambda: problem("diabetes", lambda: net(10, 16, 1, kind=nn.ReLU), MSE), 3000, 0.02, batch=50),
-    Task("wine, tanh 8, batches of 20", lambda: problem("wine", lambda: net(13, 8, 3), CE), 3000, 0.02, batch=20),
+    Task(
+        "diabetes, linear", "diabetes", lambda: net(10, 1), MSE,
+        3000, 0.9, True,
+    ),
+    Task(
+        "diabetes, linear, momentum 0.5", "diabetes", lambda: net(10, 1), MSE,
+        2000, 0.5, True, momentum=0.5,
+    ),
+    Task(
+        "diabetes, tanh 8", "diabetes", lambda: net(10, 8, 1), MSE,
+        6000, 0.5, True,
+    ),
+    Task(
+        "breast cancer, logistic", "breast_cancer", lambda: net(30, 1), BCE,
+        4000, 0.9, True,
+    ),
+    Task(
+        "breast cancer, tanh 8, logistic", "breast_cancer", lambda: net(30, 8, 1), BCE,
+        4000, 0.5, True,
+    ),
+    Task(
+        "wine, softmax", "wine", lambda: net(13, 3), CE,
+        4000, 0.9, True,
+    ),
+    Task(
+        "wine, tanh 8, softmax", "wine", lambda: net(13, 8, 3), CE,
+        4000, 0.5, True,
+    ),
+    Task(
+        "iris, softmax", "iris", lambda: net(4, 3), CE,
+        6000, 0.9, True,
+    ),
+    Task(
+        "iris, squares", "iris", lambda: net(4, 3), MSE,
+        2000, 0.9, True,
+    ),
+    Task(
+        "digits (600), softmax", "digits", lambda: net(64, 10), CE,
+        3000, 0.9, True, n=600,
+    ),
+    Task(
+        "digits (600), ReLU 16, Adam", "digits", lambda: net(64, 16, 10, kind=nn.ReLU), CE,
+        2000, 1e-3, optimizer="Adam", batch=50, n=600,
+    ),
+    Task(
+        "digits (600), tanh 16, squares, momentum 0.9", "digits", lambda: net(64, 16, 10), MSE,
+        2000, 0.1, momentum=0.9, batch=50, n=600,
+    ),
+    Task(
+        "breast cancer, ReLU 8, Adam", "breast_cancer", lambda: net(30, 8, 1, kind=nn.ReLU), BCE,
+        2000, 1e-3, optimizer="Adam",
+    ),
+    Task(
+        "diabetes, ReLU 16, batches of 50", "diabetes", lambda: net(10, 16, 1, kind=nn.ReLU), MSE,
+        3000, 0.02, batch=50,
+    ),
+    Task(
+        "wine, tanh 8, batches of 20", "wine", lambda: net(13, 8, 3), CE,
+        3000, 0.02, batch=20,
+    ),
 )  # fmt: skip
 HELD_OUT = (
-    Task("digits, tanh 32, cross-entropy, GD", lambda: problem("digits", lambda: net(64, 32, 10), CE), 2000, 0.3),
-    Task("digits, CNN 6, Adam, batches of 128", lambda: problem("digits", lambda: convolutional(6), CE), 1200, 2e-3, optimizer="Adam", batch=128),
-    Task("digits, ReLU 24-24, squares, momentum 0.9, batches of 64", lambda: problem("digits", lambda: net(64, 24, 24, 10, kind=nn.ReLU), MSE), 2000, 0.05, momentum=0.9, batch=64),
-    Task("breast cancer, logistic, GD", lambda: problem("breast_cancer", lambda: net(30, 1), BCE), 3000, 0.1),
-    Task("breast cancer, tanh 16-8, Adam", lambda: problem("breast_cancer", lambda: net(30, 16, 8, 1), BCE), 1500, 5e-4, optimizer="Adam"),
-    Task("diabetes, tanh 20, GD", lambda: problem("diabetes", lambda: net(10, 20, 1), MSE), 4000, 0.05),
-    Task("diabetes, linear, batches of 32", lambda: problem("diabetes", lambda: net(10, 1), MSE), 3000, 0.005, batch=32),
-    Task("wine, softmax, batches of 16", lambda: problem("wine", lambda: net(13, 3), CE), 3000, 0.05, batch=16),
-    Task("iris, tanh 6, GD, momentum 0.8", lambda: problem("iris", lambda: net(4, 6, 3), CE), 3000, 0.05, momentum=0.8),
-    Task("digits (800), softplus 16, squares, GD", lambda: problem("digits", lambda: net(64, 16, 10, kind=nn.Softplus), MSE, 800), 3000, 0.5),
+    Task(
+        "digits, tanh 32, cross-entropy, GD", "digits", lambda: net(64, 32, 10), CE,
+        2000, 0.3,
+    ),
+    Task(
+        "digits, CNN 6, Adam, batches of 128", "digits", lambda: convolutional(6), CE,
+        1200, 2e-3, optimizer="Adam", batch=128,
+    ),
+    Task(
+        "digits, ReLU 24-24, squares, momentum 0.9, batches of 64", "digits",
+        lambda: net(64, 24, 24, 10, kind=nn.ReLU), MSE,
+        2000, 0.05, momentum=0.9, batch=64,
+    ),
+    Task(
+        "breast cancer, logistic, GD", "breast_cancer", lambda: net(30, 1), BCE,
+        3000, 0.1,
+    ),
+    Task(
+        "breast cancer, tanh 16-8, Adam", "breast_cancer", lambda: net(30, 16, 8, 1), BCE,
+        1500, 5e-4, optimizer="Adam",
+    ),
+    Task(
+        "diabetes, tanh 20, GD", "diabetes", lambda: net(10, 20, 1), MSE,
+        4000, 0.05,
+    ),
+    Task(
+        "diabetes, linear, batches of 32", "diabetes", lambda: net(10, 1), MSE,
+        3000, 0.005, batch=32,
+    ),
+    Task(
+        "wine, softmax, batches of 16", "wine", lambda: net(13, 3), CE,
+        3000, 0.05, batch=16,
+    ),
+    Task(
+        "iris, tanh 6, GD, momentum 0.8", "iris", lambda: net(4, 6, 3), CE,
+        3000, 0.05, momentum=0.8,
+    ),
+    Task(
+        "digits (800), softplus 16, squares, GD", "digits", lambda: net(64, 16, 10, kind=nn.Softplus), MSE,
+        3000, 0.5, n=800,
+    ),
 )  # fmt: skip
 
 
@@ -114,7 +194,7 @@ def train(task: Task, seed: int) -> LossSeries:
     from tameopt.curvature import spectrum
 
     torch.manual_seed(seed)
-    made = task.problem()
+    made = problem(task.data, task.model, task.loss, task.n)
     X, y = made.batches.whole
     lr = task.lr
     if task.relative:
@@ -136,9 +216,8 @@ def train(task: Task, seed: int) -> LossSeries:
         made.loss(made.model(X[rows]), y[rows]).backward()
         optimizer.step()
     where = np.array(steps)
-    return LossSeries(
-        where, where.astype(float), np.array(values), np.full(where.size, np.nan), deterministic=task.batch is None
-    )
+    unknown = np.full(where.size, np.nan)
+    return LossSeries(where, where.astype(float), np.array(values), unknown, deterministic=task.batch is None)
 
 
 def first(series: LossSeries, count: int) -> LossSeries:

@@ -57,6 +57,7 @@ def _polynomial(source: str, at: str | None) -> tuple[dict[str, Any], list[str]]
 
 def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[str]]:
     from tameopt.kl.fit import fit
+    from tameopt.kl.forecast import forecast
     from tameopt.kl.gradient_law import gradient_law
     from tameopt.kl.path import path_length
     from tameopt.kl.rate_findings import exponent_finding, rate_findings
@@ -93,9 +94,17 @@ def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[
             f"  path length so far {length.total:.4g}, {'looks' if length.looks_finite else 'does not look'} finite"
         )
     if to is not None:
-        steps, (low, high) = fitted.steps_to(to)
-        document["steps_to"] = {"loss": to, "steps": steps, "interval": [low, high]}
-        lines.append(f"  loss {to:g} in {steps:,.0f} more steps [{low:,.0f}, {high:,.0f}]")
+        found = forecast(series, to)
+        low, high = found.interval
+        document["steps_to"] = {
+            "loss": to, "steps": None if found.reason else found.steps, "trials": list(found.trials),
+            "interval": None if found.reason else [low, high], "reason": found.reason, "law": found.how,
+        }  # fmt: skip
+        lines.append(
+            f"  UNKNOWN  when the loss reaches {to:g}: {found.reason}"
+            if found.reason
+            else f"  MEASURED  loss {to:g} in {found.steps:,.0f} more steps [{low:,.0f}, {high:,.0f}] ({found.how})"
+        )
     return document, lines
 
 
