@@ -2,7 +2,8 @@
 
 Question: milliseconds for one proximal map of 10^6 entries in the same process as the peers' operators (pyproximal:
 numpy, on the CPU, float64; ProxTorch: torch, on the device), and the largest difference of the results (pyproximal's
-log, l0 and tv1d answer otherwise: another algorithm, an approximate one, or another parameter).
+log, l0 and tv1d answer otherwise: another algorithm, an approximate one, or another parameter). Ours is timed both as
+the peers are, returning a fresh tensor, and into a buffer (`out=`), which the peers do not have.
 
     python benchmarks/prox.py [--device cuda]    (needs: pip install --no-deps pyproximal pylops proxtorch)
 """
@@ -10,6 +11,7 @@ log, l0 and tv1d answer otherwise: another algorithm, an approximate one, or ano
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -20,11 +22,12 @@ import torch
 
 from tameopt.nonsmooth import prox
 
-ENTRIES, REPEATS = 10**6, 9
+ENTRIES, REPEATS = 10**6, 41
 Call = Callable[[torch.Tensor], Any]
+Own = Callable[[torch.Tensor, torch.Tensor | None], Any]
 
 
-def peers() -> dict[str, tuple[Call, Callable[[np.ndarray], Any] | None, Call | None]]:
+def peers() -> dict[str, tuple[Own, Callable[[np.ndarray], Any] | None, Call | None]]:
     """name -> (ours on a tensor, pyproximal's on an array, ProxTorch's on a tensor)."""
     import pyproximal
     from proxtorch.constraints import Box, L2Ball, NonNegative
@@ -37,47 +40,55 @@ def peers() -> dict[str, tuple[Call, Callable[[np.ndarray], Any] | None, Call | 
     soft, shrink, elastic = L1(1.0), L2(1.0), ElasticNet(1.0, 1.0)
     clip, disc, positive = Box(-0.5, 0.5), L2Ball(1.0), NonNegative()
     return {
-        "l1": (lambda v: prox.l1(v, 0.5), lambda v: l1.prox(v, 0.5), lambda v: soft.prox(v, 0.5)),
-        "l0": (lambda v: prox.l0(v, 0.5), lambda v: l0.prox(v, 0.5), None),
-        "l2 (one vector)": (lambda v: prox.l2(v, 0.5), lambda v: l2.prox(v, 0.5), None),
+        "l1": (lambda v, out: prox.l1(v, 0.5, out=out), lambda v: l1.prox(v, 0.5), lambda v: soft.prox(v, 0.5)),
+        "l0": (lambda v, out: prox.l0(v, 0.5, out=out), lambda v: l0.prox(v, 0.5), None),
+        "l2 (one vector)": (lambda v, out: prox.l2(v, 0.5, out=out), lambda v: l2.prox(v, 0.5), None),
         "l2_squared": (
-            lambda v: prox.l2_squared(v, 0.5), lambda v: squared.prox(v, 0.5), lambda v: shrink.prox(v, 0.5),
+            lambda v, out: prox.l2_squared(v, 0.5, out=out),
+            lambda v: squared.prox(v, 0.5),
+            lambda v: shrink.prox(v, 0.5),
         ),
-        "elastic_net": (lambda v: prox.elastic_net(v, 0.5), None, lambda v: elastic.prox(v, 0.5)),
-        "box": (lambda v: prox.box(v, low=-0.5, high=0.5), lambda v: box.prox(v, 1.0), clip.prox),
-        "ball_l2 (one vector)": (lambda v: prox.ball_l2(v), lambda v: ball.prox(v, 1.0), disc.prox),
-        "nonnegative": (lambda v: prox.nonnegative(v), None, positive.prox),
-        "log_sum": (lambda v: prox.log_sum(v, 0.1), lambda v: log.prox(v, 0.1), None),
-        "simplex (one vector)": (lambda v: prox.simplex(v), lambda v: simplex.prox(v, 1.0), None),
-        "tv1d (one vector)": (lambda v: prox.tv1d(v, 0.5), lambda v: total.prox(v, 1.0), None),
+        "elastic_net": (lambda v, out: prox.elastic_net(v, 0.5, out=out), None, lambda v: elastic.prox(v, 0.5)),
+        "box": (lambda v, out: prox.box(v, low=-0.5, high=0.5, out=out), lambda v: box.prox(v, 1.0), clip.prox),
+        "ball_l2 (one vector)": (lambda v, out: prox.ball_l2(v, out=out), lambda v: ball.prox(v, 1.0), disc.prox),
+        "nonnegative": (lambda v, out: prox.nonnegative(v, out=out), None, positive.prox),
+        "log_sum": (lambda v, out: prox.log_sum(v, 0.1, out=out), lambda v: log.prox(v, 0.1), None),
+        "simplex (one vector)": (lambda v, out: prox.simplex(v, out=out), lambda v: simplex.prox(v, 1.0), None),
+        "tv1d (one vector)": (lambda v, out: prox.tv1d(v, 0.5, out=out), lambda v: total.prox(v, 1.0), None),
     }  # fmt: skip
 
 
-def timed(call: Callable[[], Any], cuda: bool, repeats: int = REPEATS) -> tuple[Any, float, float, float]:
-    """The result, and median and quartiles of milliseconds after two warm-ups."""
-    result = call()
-    call()
-    times = []
-    for _ in range(repeats):
-        if cuda:
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
-        call()
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(1e3 * (time.perf_counter() - begun))
-    return result, *(float(q) for q in np.quantile(times, [0.5, 0.25, 0.75]))
+def timed(calls: dict[str, Callable[[], Any]], cuda: bool, repeats: int) -> dict[str, tuple[Any, np.ndarray] | str]:
+    """By name the result and milliseconds of each repeat, the calls in turn; a failure is a result in words.
+
+    On a CPU the time is this process's own (other load delays it, and is not in it).
+    """
+    clock = time.perf_counter if cuda else time.process_time
+    found: dict[str, tuple[Any, np.ndarray] | str] = {}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(-2, repeats):
+        for name, call in calls.items():
+            if isinstance(found.get(name), str):
+                continue
+            try:
+                if cuda:
+                    torch.cuda.synchronize()
+                begun = clock()
+                result = call()
+                if cuda:
+                    torch.cuda.synchronize()
+            except Exception as error:  # noqa: BLE001 - a failure of the peer is a result
+                found[name] = f"failed: {type(error).__name__}: {str(error)[:50]}"
+                continue
+            if repeat >= 0:
+                times[name].append(1e3 * (clock() - begun))
+            found[name] = (result, np.array(times[name]))
+    return found
 
 
-def compared(words: str, ours: tuple[Any, float], call: Callable[[], Any], cuda: bool, repeats: int) -> str:
-    """One peer's column; a failure of the peer is a result."""
-    try:
-        theirs, middle, low, high = timed(call, cuda, repeats)
-    except Exception as error:  # noqa: BLE001 - a failure of the peer is a result
-        return f"   {words} failed: {type(error).__name__}: {str(error)[:50]}"
-    result = theirs.cpu().numpy() if isinstance(theirs, torch.Tensor) else np.asarray(theirs)
-    difference = float(np.abs(ours[0].cpu().numpy() - result).max())
-    return f"   {words} {middle:8.2f} [{low:.2f}, {high:.2f}] {middle / ours[1]:6.1f}x differs {difference:.0e}"
+def as_array(result: Any) -> np.ndarray:
+    """A result of any of the libraries as a numpy array."""
+    return result.cpu().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
 
 
 def main() -> None:
@@ -88,21 +99,37 @@ def main() -> None:
     cuda = device != "cpu"
     v = torch.randn(ENTRIES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     array, v = v.numpy(), v.to(device)
+    buffer = torch.empty_like(v)
     print(
         f"torch {torch.__version__} pyproximal {version('pyproximal')} ProxTorch {version('proxtorch')} device "
-        f"{torch.cuda.get_device_name() if cuda else 'cpu'} threads {torch.get_num_threads()} float64 seed 0, ms"
+        f"{torch.cuda.get_device_name() if cuda else 'cpu'} threads {torch.get_num_threads()} float64 seed 0, "
+        f"{REPEATS} repeats in turn, ms{'' if cuda else ' of CPU time'}; load {os.getloadavg()[0]:.1f}"
     )
     for name, (ours, on_array, on_tensor) in peers().items():
-        if cuda and name.startswith("tv"):
+        slow = name.startswith("tv")
+        if cuda and slow:
             continue
-        repeats = 1 if name.startswith("tv") else REPEATS
-        x, middle, low, high = timed(lambda ours=ours: ours(v), cuda)
-        line = f"{name:22} ours {middle:7.2f} [{low:.2f}, {high:.2f}]"
+        calls: dict[str, Callable[[], Any]] = {"ours": lambda f=ours: f(v, None)}
+        if not slow:
+            calls["ours, out="] = lambda f=ours: f(v, buffer)
         if on_array is not None:
-            line += compared("pyproximal", (x, middle), lambda f=on_array: f(array), False, repeats)
+            calls["pyproximal"] = lambda f=on_array: f(array)
         if on_tensor is not None:
-            line += compared("ProxTorch", (x, middle), lambda f=on_tensor: f(v), cuda, repeats)
-        print(line)
+            calls["ProxTorch"] = lambda f=on_tensor: f(v)
+        found = timed(calls, cuda, 1 if slow else REPEATS)
+        own = found["ours"]
+        assert not isinstance(own, str), own
+        print(name)
+        for words, outcome in found.items():
+            if isinstance(outcome, str):
+                print(f"    {words:12} {outcome}")
+                continue
+            low, middle, high = np.quantile(outcome[1], [0.25, 0.5, 0.75])
+            difference = float(np.abs(as_array(own[0]) - as_array(outcome[0])).max())
+            ratio = f"{middle / np.median(own[1]):6.2f}x ours"
+            if not slow:
+                ratio += f" {middle / np.median(found['ours, out='][1]):6.2f}x ours with out="
+            print(f"    {words:12} {middle:8.2f} [{low:.2f}, {high:.2f}] {ratio}   differs {difference:.0e}")
 
 
 if __name__ == "__main__":

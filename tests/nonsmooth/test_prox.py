@@ -171,6 +171,21 @@ def test_single_precision_and_zero(name, given):
     assert torch.isfinite(at_zero).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name,given", CASES)
+def test_into_a_buffer_and_in_place(name, given, dtype):
+    entry, v = prox.entry(name), _v(name, seed=11, dtype=dtype)
+    expected, before = entry(v, 0.6, **given), v.clone()
+    buffer = torch.full_like(v, torch.nan)
+    assert entry(v, 0.6, out=buffer, **given) is buffer
+    torch.testing.assert_close(buffer, expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    assert torch.equal(v, before)
+    assert entry(v, 0.6, out=v, **given) is v
+    assert torch.equal(v, buffer)
+    with pytest.raises(ValueError, match="out must be"):
+        entry(v, 0.6, out=torch.empty(3, dtype=dtype), **given)
+
+
 def test_bad_input():
     with pytest.raises(TypeError, match=r"floating tensor, got torch\.int64"):
         prox.l1(torch.tensor([1]), 1.0)
@@ -182,6 +197,10 @@ def test_bad_input():
         prox.simplex(torch.ones(2), radius=0.0)
     with pytest.raises(ValueError, match="the box is empty"):
         prox.box(torch.ones(2), low=1.0, high=0.0)
+    with pytest.raises(ValueError, match="the box is empty"):
+        prox.box(torch.ones(2), out=torch.ones(2), low=1.0, high=0.0)
+    with pytest.raises(ValueError, match="negative weights are not convex"):
+        prox.elastic_net(torch.ones(2), out=torch.ones(2), l1=-1.0)
     with pytest.raises(ValueError, match="at least 2 dimensions"):
         prox.nuclear(torch.ones(2), 1.0)
     with pytest.raises(ValueError, match="must divide the last dimension"):

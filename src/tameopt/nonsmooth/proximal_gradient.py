@@ -38,8 +38,9 @@ def as_shape(p: torch.Tensor, prox: Prox) -> torch.Tensor:
 
 
 def regularised(p: torch.Tensor, prox: Prox, t: float, options: dict[str, Any]) -> torch.Tensor:
-    """prox_{t f}(p), of the shape of p."""
-    return prox(as_shape(p, prox), t, **options).reshape(p.shape)
+    """prox_{t f}(p), of the shape of p, which is overwritten where that saves a tensor."""
+    rows = as_shape(p, prox)
+    return prox(rows, t, out=rows if prox.into is not None else None, **options).reshape(p.shape)
 
 
 class ProximalGradient(Optimizer):

@@ -68,7 +68,10 @@ class SubgradientSteps:
             ax.set_aspect("equal")
         ax.plot(*steps, ".-", color="C1", linewidth=0.8, label=f"subgradient steps, alpha = {self.alpha:g}")
         ax.plot(
-            *flow.T, color="black", linewidth=1.6, label="inclusion" + ("" if self.flow.unique else " (one of many)")
+            *flow.T,
+            color="black",
+            linewidth=1.6,
+            label="inclusion" + ("" if self.flow.unique else " (one of several)"),
         )
         ax.set(xlabel="t" if d == 1 else self.names[0], ylabel=self.names[0] if d == 1 else self.names[1])
         ax.legend()

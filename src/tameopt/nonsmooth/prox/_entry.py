@@ -24,7 +24,8 @@ class Prox:
     acts_on: "entries" (any shape), "vectors" (the last dimension) or "matrices" (the last two).
     kind: "convex", "weakly convex", "nonconvex" or "set" (f is 0 on a closed set, +inf off it; t is not used).
     minimisers: (v: one number, or one vector, t, **parameters) -> all minimisers, where they can be several.
-    parameters: names and defaults. source: where the formula is from.
+    into: (v, t, out, **parameters), the map written into out, which may be v, without a temporary of v's size; where
+        the arithmetic allows it. parameters: names and defaults. source: where the formula is from.
     """
 
     name: str
@@ -36,12 +37,16 @@ class Prox:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     minimisers: Callable[..., list[torch.Tensor]] | None = None
     source: str = ""
+    into: Callable[..., Any] | None = None
 
-    def __call__(self, v: torch.Tensor, t: float = 1.0, **parameters: Any) -> torch.Tensor:
-        """prox_{t f}(v).
+    def __call__(
+        self, v: torch.Tensor, t: float = 1.0, *, out: torch.Tensor | None = None, **parameters: Any
+    ) -> torch.Tensor:
+        """prox_{t f}(v); written into `out` and returned where that is given, v itself for in place.
 
-        Raises TypeError for a v that is no floating tensor, ValueError for t <= 0, a v of too few dimensions,
-        or an unknown parameter.
+        A fresh tensor of 10^6 entries costs more than most of these maps: pass `out` in a loop. What is
+        written there is not differentiable. Raises TypeError for a v that is no floating tensor, ValueError for
+        t <= 0, a v of too few dimensions, another shape or dtype of out, or an unknown parameter.
         """
         if not isinstance(v, torch.Tensor) or not v.is_floating_point():
             what = str(v.dtype) if isinstance(v, torch.Tensor) else type(v).__name__
@@ -51,7 +56,16 @@ class Prox:
         needed = {"entries": 0, "vectors": 1, "matrices": 2}[self.acts_on]
         if v.ndim < needed:
             raise ValueError(f"{self.name} acts on {self.acts_on}: v must have at least {needed} dimensions.")
-        return self.map(v, float(t), **self._checked(parameters))
+        given = self._checked(parameters)
+        if out is None:
+            return self.map(v, float(t), **given)
+        if out.shape != v.shape or out.dtype != v.dtype:
+            raise ValueError(f"out must be {tuple(v.shape)} of {v.dtype}, got {tuple(out.shape)} of {out.dtype}.")
+        with torch.no_grad():
+            if self.into is None:
+                return out.copy_(self.map(v, float(t), **given))
+            self.into(v, float(t), out, **given)
+            return out
 
     def evaluate(self, x: torch.Tensor, **parameters: Any) -> torch.Tensor:
         """f(x), a scalar tensor: summed over the batch."""

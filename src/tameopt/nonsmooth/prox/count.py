@@ -19,6 +19,11 @@ def keep(v: torch.Tensor, t: float) -> torch.Tensor:
     return torch.nn.functional.hardshrink(v, math.sqrt(2 * t))
 
 
+def into(v: torch.Tensor, t: float, out: torch.Tensor) -> None:
+    """Hard thresholding in one pass."""
+    torch.ops.aten.hardshrink.out(v, math.sqrt(2 * t), out=out)
+
+
 def minimisers(v: torch.Tensor, t: float) -> list[torch.Tensor]:
     """Both 0 and v at abs(v) = sqrt(2 t)."""
     size = float(v.square())
@@ -33,5 +38,6 @@ ENTRY = Prox(
     keep,
     "nonconvex",
     minimisers=minimisers,
+    into=into,
     source="Blumensath & Davies 2008",
 )

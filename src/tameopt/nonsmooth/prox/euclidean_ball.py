@@ -18,4 +18,12 @@ def project(v: torch.Tensor, t: float, radius: float) -> torch.Tensor:
     return v * (radius / v.norm(dim=-1, keepdim=True).clamp(min=radius))
 
 
-ENTRY = Prox("ball_l2", "0 on norm(x) <= radius", value, project, "set", "vectors", parameters={"radius": 1.0})
+def into(v: torch.Tensor, t: float, out: torch.Tensor, radius: float) -> None:
+    """The norms, and one pass that scales."""
+    positive("radius", radius)
+    torch.mul(v, radius / torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp(min=radius), out=out)
+
+
+ENTRY = Prox(
+    "ball_l2", "0 on norm(x) <= radius", value, project, "set", "vectors", parameters={"radius": 1.0}, into=into
+)

@@ -17,4 +17,9 @@ def shrink(v: torch.Tensor, t: float) -> torch.Tensor:
     return v * (1 - t / torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp(min=t))
 
 
-ENTRY = Prox("l2", "norm(x)", value, shrink, "convex", "vectors", source="Combettes & Pesquet 2011")
+def into(v: torch.Tensor, t: float, out: torch.Tensor) -> None:
+    """The norms, and one pass that scales."""
+    torch.mul(v, 1 - t / torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp(min=t), out=out)
+
+
+ENTRY = Prox("l2", "norm(x)", value, shrink, "convex", "vectors", source="Combettes & Pesquet 2011", into=into)

@@ -17,4 +17,9 @@ def project(v: torch.Tensor, t: float) -> torch.Tensor:
     return v.clamp(min=0)
 
 
-ENTRY = Prox("nonnegative", "0 on x >= 0", value, project, "set")
+def into(v: torch.Tensor, t: float, out: torch.Tensor) -> None:
+    """One pass."""
+    torch.clamp(v, min=0, out=out)
+
+
+ENTRY = Prox("nonnegative", "0 on x >= 0", value, project, "set", into=into)
