@@ -10,8 +10,10 @@ from torch.nn import functional
 
 from tameopt.evidence import Verdict
 from tameopt.problem import Problem
+from tameopt.report._derivation_html import derivation_markup
 from tameopt.structure import certify
 from tameopt.structure.checker import check
+from tameopt.structure.derivation import as_data, derivation
 
 _T = torch.tensor([0.5, 0.7, -0.2], dtype=torch.float64)
 
@@ -159,3 +161,13 @@ def test_decisions_in_several_batches():
     found = certify(Problem(_Deciding(2, 1), functional.mse_loss, (x, y), batch_size=3))
     assert (found.definable, found.verdict) == ("semialgebraic", Verdict.PROVED)
     assert len(found.ways) == 4
+
+
+def test_the_report_shows_the_ways_and_the_class_of_the_whole():
+    found = certify(_two_ways, inputs=_T)
+    tree = as_data(derivation(found))
+    assert tree["result"] == "R_exp, discontinuous"
+    markup = derivation_markup({"structure.certificate": {**found.to_json(), "derivation": tree}})
+    assert "F is one of these, as Python decides" in markup
+    assert markup.count("<li>True at") == markup.count("<li>False at") == 1
+    assert "exp(self)" in markup

@@ -140,7 +140,7 @@ def test_neighbouring_pieces_have_different_colours():
 def test_the_derivation_is_a_tree_of_modules():
     found = certify(_network())
     tree = derivation(found)
-    assert tree.result == found.operations[-1].result
+    assert tree.result == f"{found.definable} of degree {found.degree}, {found.smoothness}"
     assert tree.kinks == 1
     text = "\n".join(lines(tree))
     assert "relu" in text

@@ -12,8 +12,13 @@ _OPEN_LEVELS = 2  # our choice: the modules of the second level are in sight, wh
 
 def derivation_markup(facts: Mapping[str, Mapping[str, Any]]) -> str:
     """The tree that the structure analysis left in its facts, or "" where there is none."""
-    tree = facts.get("structure.certificate", {}).get("derivation")
-    return _branch(tree, 0) if isinstance(tree, Mapping) and tree.get("children") else ""
+    certificate = facts.get("structure.certificate", {})
+    tree = certificate.get("derivation")
+    if not isinstance(tree, Mapping) or not tree.get("children"):
+        return ""
+    ways = "".join(f"<li>{escaped(way)}</li>" for way in certificate.get("ways", ()))
+    chosen = f"<p>F is one of these, as Python decides on the parameters:</p><ul>{ways}</ul>" if ways else ""
+    return chosen + _branch(tree, 0)
 
 
 def _branch(tree: Mapping[str, Any], depth: int) -> str:
@@ -26,9 +31,11 @@ def _branch(tree: Mapping[str, Any], depth: int) -> str:
 
 
 def _leaf(step: Mapping[str, Any]) -> str:
+    """An operator, with the arguments that depend on theta."""
     times = f" x{step['times']}" if step["times"] > 1 else ""
     where = f' <span class="soft">{escaped(step["line"])}</span>' if step["line"] else ""
+    varies = f"({escaped(', '.join(step['varies']))})" if step.get("varies") else ""
     return (
-        f"<li><code>{escaped(step['operator'])}</code>{times}: {escaped(step['result'])}{where}"
+        f"<li><code>{escaped(step['operator'])}{varies}</code>{times}: {escaped(step['result'])}{where}"
         f'<br><span class="soft">the row of {escaped(step["operator"])}: {escaped(step["row"])}</span></li>'
     )

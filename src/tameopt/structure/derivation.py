@@ -15,15 +15,19 @@ _BOOKKEEPING = {"detach", "alias"}  # torch's own copies for the backward pass; 
 class Branch:
     """A module (or the whole function): what it ran, in order; result: what is known after its last operator.
 
-    kinks: operators in it that are not smooth by themselves, or leave their domain.
+    kinks: operators in it that are not smooth by themselves, or leave their domain. whole: what is known of the whole
+    function, which its last operator need not say (Python may have decided between several).
     """
 
     name: str
     children: list[Branch | Operation] = field(default_factory=list)
     kinks: int = 0
+    whole: str = ""
 
     @property
     def result(self) -> str:
+        if self.whole:
+            return self.whole
         last = self.children[-1] if self.children else None
         return last.result if last is not None else ""
 
@@ -34,7 +38,8 @@ class Branch:
 
 def derivation(found: Structure) -> Branch:
     """The operations of a certificate under the modules that ran them."""
-    root = Branch(found.name)
+    degree = f" of degree {found.degree}" if found.degree is not None else ""
+    root = Branch(found.name, whole=f"{found.definable}{degree}, {found.smoothness}")
     bad = {(item.operator, item.line, item.module) for item in found.kinks}
     open_path: list[Branch] = [root]
     last = None
@@ -87,7 +92,10 @@ def _runs(children: Sequence[Branch | Operation]) -> Iterator[tuple[Branch | Ope
 
 
 def as_data(branch: Branch, most: int = 2000) -> dict[str, Any] | None:
-    """The tree as plain data for a report: {"name", "result", "kinks", "children"}; None past `most` operations."""
+    """The tree as plain data for a report: {"name", "result", "kinks", "children"}; None past `most` operations.
+
+    A child is such a tree, or an operation: {"operator", "times", "result", "line", "row", "varies"}.
+    """
     if branch.count > most:
         return None
     children: list[dict[str, Any]] = []
@@ -99,6 +107,6 @@ def as_data(branch: Branch, most: int = 2000) -> dict[str, Any] | None:
         else:
             children.append({
                 "operator": child.operator, "times": times, "result": child.result, "line": child.line,
-                "row": child.row,
+                "row": child.row, "varies": list(child.varies),
             })  # fmt: skip
     return {"name": branch.name, "result": branch.result, "kinks": branch.kinks, "children": children}

@@ -271,7 +271,7 @@ def _pictures(context: Context, structure: Structure) -> tuple[Picture, ...]:
     size = problem.theta.numel() * problem.n * len(structure.operations)
     if structure.definable != "piecewise polynomial" or size > _MOST_WORK:
         return ()
-    seconds = min(5.0, context.deadline_seconds / 4)
+    seconds = min(5.0, max(2.0, context.deadline_seconds / 4))
     try:
         found = plane_pieces(problem, theta=context.theta, points=21, seed=context.seed, seconds=seconds)
     except ValueError:

@@ -81,7 +81,7 @@ def masked_choice(s: Step, chooser: str, first: str, second: str) -> list[Fact]:
             "gt": (bound, INF, True, False), "ge": (bound, INF, False, False),
             "lt": (-INF, bound, False, True), "le": (-INF, bound, False, False),
         }[relation]  # fmt: skip
-        if not (fact.bounds.lo > half[1] or fact.bounds.hi < half[0]):
+        if not (fact.bounds.lo >= half[1] or fact.bounds.hi <= half[0]):
             branches[branch] = fact.but(bounds=clipped(fact.bounds, half))
     both = worst(list(branches.values()))
     if both.masked and s.fact(chooser).varies:

@@ -71,7 +71,7 @@ def apply(f: Elementwise, x: Value) -> Value:
         for end, is_open in ((f.domain.lo, f.domain.lo_open), (f.domain.hi, f.domain.hi_open))
         if not is_open and end in x.range and abs(end) != float("inf")
     ]
-    if edges and f.edge_smooth < ANALYTIC:
+    if (edges or not inside) and f.edge_smooth < ANALYTIC:
         smooth, autodiff = min(smooth, f.edge_smooth), max(autodiff, ALMOST_EVERYWHERE)
     if not inside:
         autodiff = max(autodiff, ALMOST_EVERYWHERE)
