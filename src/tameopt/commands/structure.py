@@ -47,7 +47,10 @@ def structure(
     console.print(found.summary)
     rows = [
         ("class", f"{found.definable}" + (f", degree {found.degree}" if found.degree is not None else "")),
-        ("smoothness", found.smoothness + ("" if found.total else ", where it is defined")),
+        (
+            "smoothness",
+            found.smoothness + ("" if found.total or found.definable == "unknown" else ", where it is defined"),
+        ),
         ("autodiff", found.autodiff),
         ("bounded below", "not shown" if found.lower_bound is None else f"by {found.lower_bound:.6g}"),
         ("convex", found.shape if found.shape in ("convex", "affine") else "not shown"),
@@ -59,11 +62,13 @@ def structure(
         console.print(f"  way: {way}", soft_wrap=True, markup=False, highlight=False)
     for item in found.obstructions:
         console.print(f"  missing: {item}")
-    for operation in found.kinks:
-        where = operation.line or f"module {operation.module or '?'}"
-        console.print(
-            f"  kink or gap: {operation.operator} at {where} ({operation.smoothness}, {operation.autodiff})"
-        )
+    gaps = [
+        f"  kink or gap: {operation.operator} at {operation.line or 'module ' + (operation.module or '?')} "
+        f"({operation.smoothness}, {operation.autodiff})"
+        for operation in found.kinks
+    ]
+    for gap in dict.fromkeys(gaps):
+        console.print(gap)
     for note in found.notes:
         console.print(f"  note: {note}")
     if operations:

@@ -25,7 +25,7 @@ class _Storage:
         self.views: dict[tuple[Any, ...], Ref] = {}
 
 
-def geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
+def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
     """What tells two views of a storage apart."""
     return (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
 
@@ -69,7 +69,7 @@ class Storages:
         if not self.known(tensor):
             return None
         storage = self._storages[tensor.untyped_storage()._cdata]
-        view = geometry(tensor)
+        view = _geometry(tensor)
         if view not in storage.views:
             # views that were taken before a write are different tensors: each gets a node of its own
             storage.views[view] = self._mix([storage.whole])
@@ -112,7 +112,7 @@ class Storages:
             covers = tensor.numel() * tensor.element_size() >= storage.nbytes() and tensor.is_contiguous()
             known.whole = ref if covers else self._mix([known.whole, ref])
             known.views = {}
-        known.views[geometry(tensor)] = ref
+        known.views[_geometry(tensor)] = ref
 
     def _mix(self, refs: list[Ref], *constants: Constant) -> Ref:
         tensors = (*refs, *constants)

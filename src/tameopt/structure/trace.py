@@ -22,7 +22,7 @@ from tameopt.structure.hooks import hooked_nodes, saved_tensors_hook
 from tameopt.structure.places import current_place
 from tameopt.structure.program import Constant, Node, Obstruction, Place, Program, Ref
 from tameopt.structure.ranges import Interval
-from tameopt.structure.storages import Storages, geometry
+from tameopt.structure.storages import Storages
 
 # their results depend on the shapes of their arguments alone, which do not vary
 _SHAPE_ONLY = {
@@ -62,7 +62,6 @@ class Tracer(TorchDispatchMode):
         self._storages = Storages(self._nodes, self._place)
         self._obstructions: list[Obstruction] = []
         self._random: set[str] = set()
-        self._constants: list[torch.Tensor] = []
         self._hooks: list[tuple[str, Place]] = []
 
     @classmethod
@@ -210,28 +209,21 @@ class Tracer(TorchDispatchMode):
         return index
 
     def _number(self, node: Node, func: Any, named: dict[str, Any]) -> int:
-        """The node's number: an earlier one for a call with the same arguments, constant tensors among them."""
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        """The node's number: that of an earlier call with the same arguments.
+
+        Not with constant tensors among them: of those only the range is kept, and two may share it.
+        """
+        tensors = [leaf for leaf in tree_leaves(list(named.values())) if isinstance(leaf, torch.Tensor)]
+        constant = any(not self._storages.known(tensor) for tensor in tensors)
+        if constant or torch.Tag.nondeterministic_seeded in func.tags:
             self._nodes.append(node)
             return len(self._nodes) - 1
         key = repr((node.op, sorted(node.arguments.items(), key=lambda item: item[0]), node.shapes, node.dtypes,
-                    node.types, node.cut, self._identities(named)))  # fmt: skip
+                    node.types, node.cut))  # fmt: skip
         if key not in self._numbers:
             self._nodes.append(node)
             self._numbers[key] = len(self._nodes) - 1
         return self._numbers[key]
-
-    def _identities(self, named: dict[str, Any]) -> list[tuple[Any, ...]]:
-        """Which constant tensors these are: two with elements in one range are not one tensor."""
-        found: list[tuple[Any, ...]] = []
-        for leaf in tree_leaves(list(named.values())):
-            if isinstance(leaf, torch.Tensor) and not self._storages.known(leaf):
-                self._constants.append(leaf)  # alive, its address names it
-                if leaf.layout == torch.strided and not leaf.is_inference():
-                    found.append((leaf.untyped_storage()._cdata, *geometry(leaf), leaf._version))
-                else:
-                    found.append((id(leaf), len(self._constants)))
-        return found
 
     def _encode(self, named: dict[str, Any], operator: str, place: Place) -> dict[str, Any] | None:
         encoded: dict[str, Any] = {}
