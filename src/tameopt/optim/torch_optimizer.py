@@ -73,6 +73,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._step()
         return loss
 
+    @torch._disable_dynamo  # torch.compile would trace the host's bookkeeping and lose what kernels write
     def _step(self) -> None:
         groups = self.param_groups
         parameters = groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
