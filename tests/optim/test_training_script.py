@@ -17,7 +17,7 @@ TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
 
 
 class Words(torch.nn.Module):
-    """A small network with what optimizers meet: an embedding (sparse for SparseAdam), matrices, vectors, a scalar."""
+    """A small network with what optimizers meet: an embedding (sparse for SparseAdam), matrix, vector, scalar."""
 
     def __init__(self, sparse):
         super().__init__()

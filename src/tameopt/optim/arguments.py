@@ -32,6 +32,18 @@ class Extras(TypedDict, total=False):
     low_precision: str
 
 
+_NOT_HYPERPARAMETERS = ("self", "params", "learning_rate", "extras", "common", "__class__")
+
+
+def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A constructor's hyperparameters, from its `locals()`.
+
+    >>> hyperparameters({"self": None, "params": [], "lr": 0.1, "extras": {}})
+    {'lr': 0.1}
+    """
+    return {name: value for name, value in arguments.items() if name not in _NOT_HYPERPARAMETERS}
+
+
 def checked_extras(extras: Mapping[str, Any], allowed: tuple[str, ...] = ("auto", *engines.NAMES)) -> dict[str, Any]:
     """tameopt's own arguments, checked.
 
@@ -46,9 +58,8 @@ def checked_extras(extras: Mapping[str, Any], allowed: tuple[str, ...] = ("auto"
     engine = extras.get("engine", "auto")
     if engine not in allowed:
         raise ValueError(f"engine must be one of {', '.join(allowed)}, got {engine!r}: choose one of these.")
-    clips = {name: value for name, value in extras.items() if name.startswith("clip_")}
-    checks.above_zero(**clips)
-    if "clip_norm" in clips and "clip_each" in clips:
+    checks.in_ranges(extras)
+    if "clip_norm" in extras and "clip_each" in extras:
         raise ValueError("only one of clip_norm and clip_each can be set, got both: drop one.")
     if extras.get("low_precision", "nearest") not in LOW_PRECISION:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Unpack
 import numpy as np
 import torch
 
-from tameopt.optim import engines
+from tameopt.optim import checks, engines
 from tameopt.optim.arguments import Closure, Extras, Parameters, checked_extras
 from tameopt.optim.checkpoint import check_state, restore_dtypes
 from tameopt.optim.explanation import Explanation, explain
@@ -40,14 +40,16 @@ from tameopt.optim.step_layout import (
 class RuleOptimizer(torch.optim.Optimizer):
     """An update rule as a torch.optim.Optimizer.
 
-    Subclasses set `rule` and check their hyperparameters; everything else is here. Swapping `torch.optim.X` for
+    Subclasses set `rule` and name their hyperparameters; everything else is here. Swapping `torch.optim.X` for
     `tame.optim.X` keeps parameter groups, state_dict (both ways), schedulers, closures, hooks and GradScaler.
     """
 
     rule: ClassVar[Rule]
+    ranges: ClassVar[Mapping[str, str]] = {}  # of hyperparameters, where they are not `checks.RANGES`
     shared_count: ClassVar[bool] = False  # whether steps are counted for all parameters together
 
     def __init__(self, params: Parameters, defaults: dict[str, Any], **extras: Unpack[Extras]) -> None:
+        checks.in_ranges(defaults, self.ranges)
         self.extras = checked_extras(extras)
         self._layout: StepLayout | None = None
         if defaults.get("fused") and (defaults.get("foreach") or defaults.get("differentiable")):

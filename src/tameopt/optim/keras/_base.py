@@ -75,13 +75,12 @@ class KerasOptimizer(RuleOptimizer):
             )
         self.schedule = learning_rate if callable(learning_rate) else None
         rate = float(learning_rate(0)) if callable(learning_rate) else learning_rate
-        checks.at_least_zero(learning_rate=rate)
+        checks.in_ranges({"learning_rate": rate, **hyperparameters}, self.ranges)
         clips = {"clipnorm": "clip_each", "clipvalue": "clip_value", "global_clipnorm": "clip_norm"}
         given = {name: value for name, value in common.items() if name in clips and value}
         if len(given) > 1:
             raise ValueError(f"only one of {', '.join(clips)} can be set, got {', '.join(given)}: drop the others.")
         keep, every = common.get("ema_momentum", 0.99), common.get("ema_overwrite_frequency")
-        checks.unit_interval("ema_momentum", keep, closed=True)
         if every is not None and (not isinstance(every, int) or every < 1):
             raise ValueError(f"ema_overwrite_frequency must be a whole number >= 1 or None, got {every!r}.")
         self.use_ema = bool(common.get("use_ema", False))

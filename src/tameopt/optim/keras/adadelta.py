@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Parameters
+from tameopt.optim.arguments import Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, sqrt
 from tameopt.optim.keras._base import Common, KerasOptimizer, LearningRate
@@ -61,9 +60,7 @@ class Adadelta(KerasOptimizer):
         epsilon: float = 1e-7,
         **common: Unpack[Common],
     ) -> None:
-        checks.unit_interval("rho", rho, closed=True)
-        checks.at_least_zero(epsilon=epsilon)
-        super().__init__(params, learning_rate, {"rho": rho, "epsilon": epsilon}, **common)
+        super().__init__(params, learning_rate, hyperparameters(locals()), **common)
 
 
 ENTRY = Entry(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Parameters
+from tameopt.optim.arguments import Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, sqrt
 from tameopt.optim.keras._base import Common, KerasOptimizer, LearningRate
@@ -56,9 +55,7 @@ class Adagrad(KerasOptimizer):
         epsilon: float = 1e-7,
         **common: Unpack[Common],
     ) -> None:
-        checks.at_least_zero(initial_accumulator_value=initial_accumulator_value, epsilon=epsilon)
-        hyperparameters = {"initial_accumulator_value": initial_accumulator_value, "epsilon": epsilon}
-        super().__init__(params, learning_rate, hyperparameters, **common)
+        super().__init__(params, learning_rate, hyperparameters(locals()), **common)
 
 
 ENTRY = Entry(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Parameters
+from tameopt.optim.arguments import Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.keras._base import Common, KerasOptimizer, LearningRate
 from tameopt.optim.rule import Numbers, Options, Rule, State
@@ -57,6 +56,7 @@ class Ftrl(KerasOptimizer):
     """
 
     rule = RULE
+    ranges: ClassVar = {"learning_rate": "> 0"}
 
     def __init__(
         self,
@@ -70,21 +70,7 @@ class Ftrl(KerasOptimizer):
         beta: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        amounts = {
-            "initial_accumulator_value": initial_accumulator_value,
-            "l1_regularization_strength": l1_regularization_strength,
-            "l2_regularization_strength": l2_regularization_strength,
-            "l2_shrinkage_regularization_strength": l2_shrinkage_regularization_strength,
-            "beta": beta,
-        }
-        checks.at_least_zero(**amounts)
-        if not callable(learning_rate):
-            checks.above_zero(learning_rate=learning_rate)
-        if not checks.scalar("learning_rate_power", learning_rate_power) <= 0:
-            raise ValueError(
-                f"learning_rate_power must be <= 0, got {learning_rate_power}: -0.5 divides by the root of the sum."
-            )
-        super().__init__(params, learning_rate, {"learning_rate_power": learning_rate_power, **amounts}, **common)
+        super().__init__(params, learning_rate, hyperparameters(locals()), **common)
 
 
 ENTRY = Entry(

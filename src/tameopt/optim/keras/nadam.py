@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Parameters
+from tameopt.optim.arguments import Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, sqrt
 from tameopt.optim.keras._base import Common, KerasOptimizer, LearningRate
@@ -75,10 +74,7 @@ class Nadam(KerasOptimizer):
         epsilon: float = 1e-7,
         **common: Unpack[Common],
     ) -> None:
-        checks.decay_rates((beta_1, beta_2))
-        checks.at_least_zero(epsilon=epsilon)
-        hyperparameters = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
-        super().__init__(params, learning_rate, hyperparameters, **common)
+        super().__init__(params, learning_rate, hyperparameters(locals()), **common)
 
 
 ENTRY = Entry(

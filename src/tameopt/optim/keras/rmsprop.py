@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Parameters
+from tameopt.optim.arguments import Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, sqrt
 from tameopt.optim.keras._base import Common, KerasOptimizer, LearningRate
@@ -77,10 +76,7 @@ class RMSprop(KerasOptimizer):
         centered: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        checks.unit_interval("rho", rho, closed=True)
-        checks.at_least_zero(momentum=momentum, epsilon=epsilon)
-        hyperparameters = {"rho": rho, "momentum": momentum, "epsilon": epsilon, "centered": centered}
-        super().__init__(params, learning_rate, hyperparameters, **common)
+        super().__init__(params, learning_rate, hyperparameters(locals()), **common)
 
 
 ENTRY = Entry(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Parameters
+from tameopt.optim.arguments import Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value
 from tameopt.optim.keras._base import Common, KerasOptimizer, LearningRate
@@ -58,6 +57,7 @@ class SGD(KerasOptimizer):
     """
 
     rule = RULE
+    ranges: ClassVar = {"momentum": "[0, 1]"}
 
     def __init__(
         self,
@@ -67,8 +67,7 @@ class SGD(KerasOptimizer):
         nesterov: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        checks.unit_interval("momentum", momentum, closed=True)
-        super().__init__(params, learning_rate, {"momentum": momentum, "nesterov": nesterov}, **common)
+        super().__init__(params, learning_rate, hyperparameters(locals()), **common)
 
 
 ENTRY = Entry(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Extras, Parameters
+from tameopt.optim.arguments import Extras, Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, average, maximum, sqrt
 from tameopt.optim.rule import Numbers, Options, Rule, State
@@ -108,21 +107,7 @@ class Adam(RuleOptimizer):
         decoupled_weight_decay: bool = False,
         **extras: Unpack[Extras],
     ) -> None:
-        checks.at_least_zero(lr=lr, eps=eps, weight_decay=weight_decay)
-        defaults = {
-            "lr": lr,
-            "betas": checks.decay_rates(betas),
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        }
-        super().__init__(params, defaults, **extras)
+        super().__init__(params, hyperparameters(locals()), **extras)
 
 
 ENTRY = Entry(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Extras, Parameters
+from tameopt.optim.arguments import Extras, Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, absolute, average, maximum
 from tameopt.optim.rule import Numbers, Options, Rule, State
@@ -89,18 +88,7 @@ class Adamax(RuleOptimizer):
         capturable: bool = False,
         **extras: Unpack[Extras],
     ) -> None:
-        checks.at_least_zero(lr=lr, eps=eps, weight_decay=weight_decay)
-        defaults = {
-            "lr": lr,
-            "betas": checks.decay_rates(betas),
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "capturable": capturable,
-        }
-        super().__init__(params, defaults, **extras)
+        super().__init__(params, hyperparameters(locals()), **extras)
 
 
 ENTRY = Entry(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Extras, Parameters
+from tameopt.optim.arguments import Extras, Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, maximum, where
 from tameopt.optim.rule import Numbers, Options, Rule, Scalar, State
@@ -71,6 +70,7 @@ class ASGD(RuleOptimizer):
     """
 
     rule = RULE
+    ranges: ClassVar = {"alpha": "any"}
 
     def __init__(
         self,
@@ -86,19 +86,7 @@ class ASGD(RuleOptimizer):
         capturable: bool = False,
         **extras: Unpack[Extras],
     ) -> None:
-        checks.at_least_zero(lr=lr, weight_decay=weight_decay)
-        defaults = {
-            "lr": lr,
-            "lambd": lambd,
-            "alpha": alpha,
-            "t0": t0,
-            "weight_decay": weight_decay,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "capturable": capturable,
-        }
-        super().__init__(params, defaults, **extras)
+        super().__init__(params, hyperparameters(locals()), **extras)
 
 
 ENTRY = Entry(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Extras, Parameters
+from tameopt.optim.arguments import Extras, Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, clip, power, sqrt
 from tameopt.optim.rule import Numbers, Options, Rule, State
@@ -84,6 +83,7 @@ class Ftrl(RuleOptimizer):
     """
 
     rule = RULE
+    ranges: ClassVar = {"lr": "> 0"}
 
     def __init__(
         self,
@@ -100,29 +100,7 @@ class Ftrl(RuleOptimizer):
         maximize: bool = False,
         **extras: Unpack[Extras],
     ) -> None:
-        checks.above_zero(lr=lr)
-        checks.at_least_zero(
-            initial_accumulator_value=initial_accumulator_value,
-            l1=l1,
-            l2=l2,
-            l2_shrinkage=l2_shrinkage,
-            beta=beta,
-            weight_decay=weight_decay,
-        )
-        if not checks.scalar("lr_power", lr_power) <= 0:
-            raise ValueError(f"lr_power must be <= 0, got {lr_power}: -0.5 divides by the root of the sum.")
-        defaults = {
-            "lr": lr,
-            "lr_power": lr_power,
-            "initial_accumulator_value": initial_accumulator_value,
-            "l1": l1,
-            "l2": l2,
-            "l2_shrinkage": l2_shrinkage,
-            "beta": beta,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, **extras)
+        super().__init__(params, hyperparameters(locals()), **extras)
 
 
 ENTRY = Entry(

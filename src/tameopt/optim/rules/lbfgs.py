@@ -42,7 +42,7 @@ class LBFGS(torch.optim.Optimizer):
         line_search_fn: str | None = None,
         **extras: Unpack[Extras],
     ) -> None:
-        checks.at_least_zero(lr=lr)
+        checks.in_ranges({"lr": lr})
         if line_search_fn not in (None, "strong_wolfe"):
             raise ValueError(f"line_search_fn must be None or 'strong_wolfe', got {line_search_fn!r}: choose one.")
         self.extras = checked_extras(extras, ("auto", "eager"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Extras, Parameters
+from tameopt.optim.arguments import Extras, Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, average, sqrt
 from tameopt.optim.rule import Numbers, Options, Rule, Scalar, State
@@ -102,20 +101,7 @@ class NAdam(RuleOptimizer):
         differentiable: bool = False,
         **extras: Unpack[Extras],
     ) -> None:
-        checks.at_least_zero(lr=lr, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay)
-        defaults = {
-            "lr": lr,
-            "betas": checks.decay_rates(betas),
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum_decay": momentum_decay,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults, **extras)
+        super().__init__(params, hyperparameters(locals()), **extras)
 
 
 ENTRY = Entry(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Extras, Parameters
+from tameopt.optim.arguments import Extras, Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, clip, sign, where
 from tameopt.optim.rule import Numbers, Options, Rule, State
@@ -70,19 +69,9 @@ class Rprop(RuleOptimizer):
         differentiable: bool = False,
         **extras: Unpack[Extras],
     ) -> None:
-        checks.at_least_zero(lr=lr)
         if not 0.0 < etas[0] < 1.0 < etas[1]:
             raise ValueError(f"etas must satisfy 0 < etas[0] < 1 < etas[1], got {tuple(etas)}: (0.5, 1.2) is usual.")
-        defaults = {
-            "lr": lr,
-            "etas": etas,
-            "step_sizes": step_sizes,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "capturable": capturable,
-        }
-        super().__init__(params, defaults, **extras)
+        super().__init__(params, hyperparameters(locals()), **extras)
 
 
 ENTRY = Entry(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
-from tameopt.optim import checks
-from tameopt.optim.arguments import Extras, Parameters
+from tameopt.optim.arguments import Extras, Parameters, hyperparameters
 from tameopt.optim.catalogue_entry import Entry
 from tameopt.optim.functions import Value, sqrt
 from tameopt.optim.rule import Numbers, Options, Rule, State
@@ -63,6 +62,7 @@ class SparseAdam(RuleOptimizer):
     """
 
     rule = RULE
+    ranges: ClassVar = {"lr": "> 0", "eps": "> 0"}
 
     def __init__(
         self,
@@ -73,9 +73,7 @@ class SparseAdam(RuleOptimizer):
         maximize: bool = False,
         **extras: Unpack[Extras],
     ) -> None:
-        checks.above_zero(lr=lr, eps=eps)
-        defaults = {"lr": lr, "betas": checks.decay_rates(betas), "eps": eps, "maximize": maximize}
-        super().__init__(params, defaults, **extras)
+        super().__init__(params, hyperparameters(locals()), **extras)
         for group in self.param_groups:
             for place, parameter in enumerate(group["params"]):
                 if parameter.is_sparse:
