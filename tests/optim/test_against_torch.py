@@ -1,7 +1,6 @@
 """Law: every optimizer that torch has gives torch's numbers, state and errors."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -76,29 +75,6 @@ def test_state_dict_crosses_over(name, arguments, direction):
     assert set(torchs.state_dict()["param_groups"][0]) == set(after.state_dict()["param_groups"][0])
     for one, other in zip(torchs.state_dict()["state"].values(), after.state_dict()["state"].values(), strict=True):
         assert set(one) == set(other)
-
-
-@pytest.mark.parametrize(("name", "arguments"), CASES)
-def test_resumed_equals_uninterrupted(name, arguments):
-    """Pickled, deep-copied or reloaded in the middle: the same bits as without."""
-    straight = parameters(torch.float32)
-    optimizer = getattr(optim, name)(straight, **arguments)
-    train(optimizer, straight, 3)
-    copied_params, copied = copy.deepcopy((straight, optimizer))
-    pickled_params, pickled = pickle.loads(pickle.dumps((straight, optimizer)))
-    loaded_params = copy.deepcopy(straight)
-    loaded = getattr(optim, name)(loaded_params, **arguments)
-    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for params, one in [
-        (straight, optimizer),
-        (copied_params, copied),
-        (pickled_params, pickled),
-        (loaded_params, loaded),
-    ]:
-        train(one, params, 3, seed=3)
-        for p, q in zip(params, straight, strict=True):
-            assert torch.equal(p, q)
-    assert pickled.extras == optimizer.extras
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])

@@ -1,12 +1,13 @@
-"""State that comes from outside: is it this optimizer's, and in which dtype was it saved?"""
+"""State that goes out, and state that comes in: is it this optimizer's, and in which dtype was it saved?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from tameopt.optim.plan import Bucket, numbers_of
 from tameopt.optim.rule import Rule
 
 
@@ -51,3 +52,31 @@ def restore_dtypes(
             kept = state[parameter].get(name)
             if isinstance(value, torch.Tensor) and kept is not None and kept.dtype != value.dtype:
                 state[parameter][name] = value.to(device=kept.device)
+
+
+def with_counts_at_home(
+    state_dict: dict[str, Any], buckets: Sequence[Bucket], groups: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A state_dict whose counts lie on the host, where torch expects them unless a group is `capturable` or `fused`.
+
+    An engine may keep them on its device. One transfer brings all of them.
+    """
+    at_home: set[int] = set()  # which of the saved tensors to bring home, by identity
+    for bucket in buckets:
+        for unit in bucket.units:
+            group = groups[unit.group]
+            if not (group.get("capturable") or group.get("fused")):
+                at_home.update(id(unit.kept[name]) for name in bucket.counts if name in unit.kept)
+    moved = [
+        (number, name, value)
+        for number, saved in state_dict["state"].items()
+        if isinstance(saved, dict)
+        for name, value in saved.items()
+        if id(value) in at_home and value.device.type != "cpu"
+    ]
+    if not moved:
+        return state_dict
+    copies = {number: dict(saved) for number, saved in state_dict["state"].items()}
+    for (number, name, value), home in zip(moved, numbers_of([value for _, _, value in moved]), strict=True):
+        copies[number][name] = torch.tensor(home, dtype=value.dtype)
+    return {**state_dict, "state": copies}

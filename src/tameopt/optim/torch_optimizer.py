@@ -10,7 +10,7 @@ import torch
 
 from tameopt.optim import checks, engines
 from tameopt.optim.arguments import Closure, Extras, Parameters, checked_extras
-from tameopt.optim.checkpoint import check_state, restore_dtypes
+from tameopt.optim.checkpoint import check_state, restore_dtypes, with_counts_at_home
 from tameopt.optim.explanation import Explanation, explain
 from tameopt.optim.layout import is_dense, match_strides
 from tameopt.optim.modifiers import Modifiers, modify
@@ -364,28 +364,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """As torch's. Counts that the engine keeps on the device come as tensors on the host, where torch expects
         them unless the group is `capturable` or `fused`."""
-        found = super().state_dict()
-        at_home: dict[int, str] = {}  # which of the saved tensors to bring home, by identity
-        for bucket in [] if self._layout is None else self._layout.buckets:
-            for unit in bucket.units:
-                group = self.param_groups[unit.group]
-                if not (group.get("capturable") or group.get("fused")):
-                    at_home.update((id(unit.kept[name]), name) for name in bucket.counts if name in unit.kept)
-        moved = [
-            (saved, name)
-            for saved in found["state"].values()
-            if isinstance(saved, dict)
-            for name, value in saved.items()
-            if id(value) in at_home and value.device.type != "cpu"
-        ]
-        if moved:
-            numbers = numbers_of([saved[name] for saved, name in moved])
-            copies = {number: dict(saved) for number, saved in found["state"].items()}
-            places = {id(saved): number for number, saved in found["state"].items()}
-            for (saved, name), value in zip(moved, numbers, strict=True):
-                copies[places[id(saved)]][name] = torch.tensor(value, dtype=saved[name].dtype)
-            found["state"] = copies
-        return found
+        buckets = [] if self._layout is None else self._layout.buckets
+        return with_counts_at_home(super().state_dict(), buckets, self.param_groups)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict()` of this optimizer, or of torch's of the same name, returned.
