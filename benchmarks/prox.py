@@ -67,7 +67,8 @@ def timed(calls: dict[str, Callable[[], Any]], cuda: bool, repeats: int) -> dict
     found: dict[str, tuple[Any, np.ndarray] | str] = {}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(-2, repeats):
-        for name, call in calls.items():
+        first = repeat % len(calls)  # each comes first in turn: the first finds its data out of the cache
+        for name, call in [*calls.items()][first:] + [*calls.items()][:first]:
             if isinstance(found.get(name), str):
                 continue
             try:

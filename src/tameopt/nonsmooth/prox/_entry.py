@@ -44,9 +44,9 @@ class Prox:
     ) -> torch.Tensor:
         """prox_{t f}(v); written into `out` and returned where that is given, v itself for in place.
 
-        A fresh tensor of 10^6 entries costs more than most of these maps: pass `out` in a loop. What is
-        written there is not differentiable. Raises TypeError for a v that is no floating tensor, ValueError for
-        t <= 0, a v of too few dimensions, another shape or dtype of out, or an unknown parameter.
+        `out` saves the memory of a tensor, not time; what is written there is not differentiable. Raises TypeError
+        for a v that is no floating tensor, ValueError for t <= 0, a v of too few dimensions, another shape or dtype
+        of out, or an unknown parameter.
         """
         if not isinstance(v, torch.Tensor) or not v.is_floating_point():
             what = str(v.dtype) if isinstance(v, torch.Tensor) else type(v).__name__
