@@ -148,3 +148,8 @@ def test_the_derivation_is_a_tree_of_modules():
     data = as_data(tree)
     assert [child["name"] for child in data["children"]] == ["model", "BatchLoss"]
     assert as_data(tree, most=2) is None
+
+
+def test_only_a_problem_has_a_formula():
+    with pytest.raises(TypeError, match=r"needs a tameopt.Problem, got Linear: make one"):
+        Function.from_problem(nn.Linear(2, 1))

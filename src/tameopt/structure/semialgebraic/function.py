@@ -67,8 +67,9 @@ class Function:
             may hold nowhere, and is then listed in vain.
 
         Floats are taken as the rationals they are, 1/n as 1/n, and sums as exact: F differs from problem.value by
-        rounding alone. Raises ValueError at an operator that is not piecewise polynomial or not covered, and past
-        the limit. Cost: one pass over the operators a piece, in polynomials.
+        rounding alone. Raises TypeError for another thing than a Problem, ValueError at an operator that is not
+        piecewise polynomial or not covered, and past the limit. Cost: one pass over the operators a piece, in
+        polynomials.
 
         >>> import torch, tameopt as tame
         >>> problem = tame.Problem.from_function(lambda theta: (theta[0] * theta[1].relu() - 1) ** 2, torch.ones(2))
@@ -77,7 +78,14 @@ class Function:
         theta0^2*theta1^2 - 2*theta0*theta1 + 1  where (theta1 > 0)
         1  where (theta1 <= 0)
         """
+        from tameopt.problem import Problem as Given
         from tameopt.structure.semialgebraic.network import coordinates, exact_loss, pieces
+
+        if not isinstance(problem, Given):
+            raise TypeError(
+                f"Function.from_problem needs a tameopt.Problem, got {type(problem).__name__}: make one of the "
+                "model, the loss and the data."
+            )
 
         names, moved = coordinates(problem, along, theta)
         return Function(names, tuple(pieces(exact_loss(problem), moved, max_pieces)))
