@@ -186,3 +186,36 @@ def test_explain_says_who_runs_what_and_why():
     assert "not cpu: the parameters overlap or have gaps in memory" in text
     with pytest.raises(RuntimeError, match=r"engine='cpu' cannot run this step of Adam: the parameters overlap"):
         optim.Adam([q], engine="cpu").step()
+
+
+def after_steps(threads, count=3):
+    torch.set_num_threads(threads)
+    p = torch.nn.Parameter(torch.linspace(-1, 1, 300_000))
+    optimizer = optim.Adam([p], engine="cpu")
+    for k in range(count):
+        p.grad = torch.linspace(-2, 3, 300_000) * (k + 1)
+        optimizer.step()
+    return p.detach()
+
+
+def test_threads_share_the_work():
+    alone = after_steps(1)
+    for threads in (2, 3):
+        assert torch.equal(after_steps(threads), alone)
+
+
+def test_a_step_does_not_wait_for_threads_that_have_not_woken_up():
+    """On a busy machine the first thread may have done all before the others begin."""
+    import os
+    import threading
+
+    from tameopt.optim.engines import cpu
+
+    alone, end = after_steps(1), threading.Event()
+    busy = [cpu._pool(os.getpid()).submit(end.wait) for _ in range(os.cpu_count() or 1)]
+    try:
+        assert torch.equal(after_steps(2), alone)
+    finally:
+        end.set()
+        for each in busy:
+            each.result()

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 import torch
+from torch._compile import _disable_dynamo  # the public `torch.compiler.disable` imports Dynamo at once
 
 from tameopt.optim import checks, engines
 from tameopt.optim.arguments import Closure, Extras, Parameters, checked_extras
@@ -75,7 +76,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._step()
         return loss
 
-    @torch._disable_dynamo  # torch.compile would trace the host's bookkeeping and lose what kernels write
+    @_disable_dynamo  # torch.compile would trace the host's bookkeeping and lose what kernels write
     def _step(self) -> None:
         groups = self.param_groups
         parameters = groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]

@@ -192,7 +192,8 @@ def run(bucket: Bucket, gradients: Gradients, inputs: Inputs) -> None:
     others = [_pool(os.getpid()).submit(kernel.call, *arguments) for _ in range(threads - 1)]
     kernel.call(*arguments)
     for other in others:
-        other.result()
+        if not other.cancel():  # on a busy machine a thread may not have woken up yet: nothing is left for it
+            other.result()
 
 
 def squared_norms(bucket: Bucket, gradients: Gradients) -> torch.Tensor:
