@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -69,3 +69,31 @@ def checked_extras(extras: Mapping[str, Any], allowed: tuple[str, ...] = ("auto"
     if not (isinstance(state_dtype, torch.dtype) and state_dtype.is_floating_point):
         raise TypeError(f"state_dtype must be a floating-point torch.dtype, got {state_dtype!r}: torch.float32, say.")
     return dict(extras)
+
+
+def check_parameters(listed: Sequence[Any], held: Sequence[torch.Tensor], differentiable: bool) -> None:
+    """Raise ValueError for a parameter listed twice, held by another group already, or computed from others.
+
+    listed: parameters or (name, parameter); torch says what is wrong with anything else. differentiable: whether
+    torch allows a parameter that is no leaf.
+    """
+    places: dict[int, int] = {}
+    groups = {id(p) for p in held}
+    for place, each in enumerate(listed):
+        name, tensor = each if isinstance(each, tuple) and len(each) == 2 else (None, each)
+        called = f"parameter number {place}" if name is None else f"parameter {name!r}"
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        before = places.setdefault(id(tensor), place)
+        if before != place:
+            raise ValueError(f"{called} is parameter number {before} again: list each once.")
+        if id(tensor) in groups:
+            raise ValueError(
+                f"some parameters appear in more than one parameter group: {called} of this one is in another "
+                "already. Put it into one of them."
+            )
+        if not (differentiable or tensor.is_leaf or tensor.retains_grad):
+            raise ValueError(
+                f"can't optimize a non-leaf Tensor: {called} was computed from others by {tensor.grad_fn}. Pass the "
+                "tensor that it comes from, or .detach().requires_grad_() of it."
+            )

@@ -10,6 +10,9 @@ import torch
 from tameopt.optim.plan import Bucket, numbers_of
 from tameopt.optim.rule import Rule
 
+# what may be kept around any rule (see `modifiers`), and the count that some of that needs
+_AROUND = ("step", "average", "master", "compensation")
+
 
 def check_state(
     rule: Rule, groups: list[dict[str, Any]], name_of: Callable[[int], str], state_dict: Mapping[str, Any]
@@ -27,10 +30,12 @@ def check_state(
         saved = state_dict["state"].get(number, {})
         options = state_dict["param_groups"][group_of[index]]
         known = {spec.name for spec in rule.states({**groups[group_of[index]], **options})}
-        if saved and known and not known & set(saved):
+        expected = known.union(_AROUND, (scalar.name for scalar in rule.scalars))
+        foreign = any(value is not None and name not in expected for name, value in saved.items())
+        if foreign and (not known or known - set(saved)):  # an option may add a state, or leave one of its own behind
             raise ValueError(
                 f"the state of parameter {name_of(index)} has {', '.join(saved)}, {rule.name} keeps "
-                f"{', '.join(sorted(known))}: it belongs to another optimizer."
+                f"{', '.join(sorted(known)) or 'none'}: it belongs to another optimizer."
             )
         for name in sorted(known & set(saved)):
             if saved[name] is not None and saved[name].shape != parameter.shape:

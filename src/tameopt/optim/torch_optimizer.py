@@ -10,7 +10,7 @@ import torch
 from torch._compile import _disable_dynamo  # the public `torch.compiler.disable` imports Dynamo at once
 
 from tameopt.optim import checks, engines
-from tameopt.optim.arguments import Closure, Extras, Parameters, checked_extras
+from tameopt.optim.arguments import Closure, Extras, Parameters, check_parameters, checked_extras
 from tameopt.optim.checkpoint import check_state, restore_dtypes, with_counts_at_home
 from tameopt.optim.explanation import Explanation, explain
 from tameopt.optim.layout import is_dense, match_strides
@@ -351,15 +351,10 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; a parameter listed twice is an error (torch warns, then steps it twice)."""
-        listed = param_group.get("params") if isinstance(param_group, dict) else None
-        if listed is not None and not isinstance(listed, torch.Tensor | set):
-            param_group["params"] = listed = list(listed)
-            places: dict[int, int] = {}
-            for place, each in enumerate(listed):
-                tensor = each[1] if isinstance(each, tuple) else each
-                before = places.setdefault(id(tensor), place)
-                if before != place:
-                    raise ValueError(f"parameter number {place} is parameter number {before} again: list each once.")
+        if isinstance(param_group, dict) and not isinstance(param_group.get("params"), torch.Tensor | set | None):
+            param_group["params"] = list(param_group["params"])
+            held = [p for group in self.param_groups for p in group["params"]]
+            check_parameters(param_group["params"], held, bool(self.defaults.get("differentiable")))
         super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:

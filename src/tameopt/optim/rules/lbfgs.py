@@ -62,6 +62,24 @@ class LBFGS(torch.optim.Optimizer):
                 "parameters together. Pass one list."
             )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict()` of this optimizer, or of torch's, returned.
+
+        Raises ValueError when the state belongs to another optimizer or to other parameters.
+        """
+        kept = next(iter(state_dict["state"].values()), None)
+        if kept is not None and "n_iter" not in kept:
+            raise ValueError(
+                f"the state has {', '.join(kept)}, LBFGS keeps n_iter, d, ...: it belongs to another one."
+            )
+        size = sum(p.numel() * (2 if p.is_complex() else 1) for p in self.param_groups[0]["params"])
+        if kept is not None and "d" in kept and kept["d"].numel() != size:
+            raise ValueError(
+                f"state 'd' must have {size} elements as the parameters, got {kept['d'].numel()}: "
+                "it belongs to another model."
+            )
+        super().load_state_dict(state_dict)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "extras": self.extras}
 
