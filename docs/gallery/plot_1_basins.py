@@ -26,10 +26,5 @@ for attractor, share in zip(found.attractors, found.fractions, strict=True):
     print(f"{100 * share:.1f}% of the starts go to ({x:.3f}, {y:.3f})")
 
 figure, ax = plt.subplots(layout="constrained")
-tame.report.draw(found.picture("Basins of gradient descent"), ax=ax)
-
 saddle = torch.zeros(2, dtype=torch.float64)  # grad F(0) = 0, and the Hessian there has one negative eigenvalue
-manifold = tame.dynamics.stable_manifold(T, saddle, order=12)
-curve = manifold(torch.linspace(-manifold.radius, manifold.radius, 200, dtype=torch.float64)[:, None])
-ax.plot(*curve.T, color="black", label="stable manifold of the saddle")
-ax.legend()
+tame.report.draw(tame.dynamics.portrait(found, T, [saddle], "Basins of gradient descent"), ax=ax)

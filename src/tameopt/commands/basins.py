@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, progress, say, terminal
+from tameopt.commands._pictures import PictureFile, write_pictures
 
 
 def basins(
@@ -18,9 +18,7 @@ def basins(
     extent: Annotated[float, typer.Option("--extent", help="Starts with both coordinates within this.")] = 2.0,
     points: Annotated[int, typer.Option("--points", help="Starts an axis.")] = 200,
     num_steps: Annotated[int, typer.Option("--steps", help="Steps to wait for each start.")] = 20_000,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", help="Write a picture here (.png, .svg, .pdf).", show_default=False)
-    ] = None,
+    picture: PictureFile = None,
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -63,20 +61,17 @@ def basins(
         "boundary_share": found.boundary_share,
     }
     if picture is not None:
-        _draw(found, problem.name, picture)
+        map_ = dynamics.GradientMap(problem, alpha)
+        starts = torch.cartesian_prod(*([torch.linspace(-extent, extent, 7, dtype=torch.float64)] * 2))
+        critical = curvature.find_critical_points(problem, starts)
+        saddles = [one.theta for one in critical if one.index == 1 and float(one.theta.abs().max()) <= extent]
+        write_pictures([dynamics.portrait(found, map_, saddles, f"Basins of {problem.name}")], picture)
         say(f"written: {picture}", quiet)
     if as_json:
         emit_json(document)
     else:
         _print(document)
     return None
-
-
-def _draw(found: Any, name: str, path: Path) -> None:
-    from tameopt.report.plots import draw
-
-    figure: Any = draw(found.picture(f"Basins of {name}")).figure
-    figure.savefig(path)
 
 
 def _print(document: dict[str, Any]) -> None:

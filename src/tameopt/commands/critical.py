@@ -102,7 +102,7 @@ def _pictures(problem: Any, point: Any, generator: Any) -> list[Any]:
     from tameopt.curvature.point_findings import eigenvalue_picture
     from tameopt.dynamics import saddle_escape
 
-    pictures = [eigenvalue_picture(point, "Hessian eigenvalues")]
+    pictures = [eigenvalue_picture(point.spectrum)]
     if point.kind in ("strict saddle", "maximum"):
         found = point.spectrum
         escape = saddle_escape(

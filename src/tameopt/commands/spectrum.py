@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, progress, terminal
+from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, progress, say, terminal
+from tameopt.commands._pictures import PictureFile, write_pictures
 
 
 def spectrum(
@@ -17,6 +18,7 @@ def spectrum(
     ] = None,
     density: Annotated[bool, typer.Option("--density", help="Also where the bulk lies, with error bands.")] = False,
     tolerance: Annotated[float, typer.Option("--tolerance", help="Residual, relative to the largest.")] = 1e-5,
+    picture: PictureFile = None,
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -33,6 +35,12 @@ def spectrum(
         found = curvature.spectrum(problem, theta, k, tolerance=tolerance, generator=generator, notify=show)
         bulk = curvature.density(problem, theta, generator=generator, notify=show) if density else None
         gradient_norm = float(problem.gradient(theta).norm())
+    if picture is not None:
+        from tameopt.curvature.point_findings import eigenvalue_picture
+
+        drawn = [eigenvalue_picture(found)] if bulk is None else [curvature.density_picture(bulk, ends=found)]
+        write_pictures(drawn, picture)
+        say(f"written: {picture}", quiet)
     document: dict[str, Any] = {
         "problem": problem.name,
         "d": problem.dim,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tameopt.curvature.eigenvalues import Spectrum
 from tameopt.curvature.quadrature import SpectralDensity
 from tameopt.picture import Image, Picture, Series
 from tameopt.problem import Problem
@@ -160,12 +161,16 @@ def _axis(coordinates: torch.Tensor, extent: float | None, points: int) -> torch
     return torch.linspace(low, high, points, dtype=coordinates.dtype, device=coordinates.device)
 
 
-def density_picture(found: SpectralDensity, points: int = 300) -> Picture:
-    """The spectral density with its band (two standard errors) on a logarithmic axis."""
+def density_picture(found: SpectralDensity, points: int = 300, ends: Spectrum | None = None) -> Picture:
+    """The spectral density with its band (two standard errors) on a logarithmic axis.
+
+    ends: eigenvalues computed one by one are marked where they lie, so that spikes show which are isolated.
+    """
     grid, height, error = found.on_grid(points)
     # below a thousandth of one eigenvalue's spike the curve shows the Gaussian's tail, nothing of the operator
     floor = 1e-3 * float(height.max()) / found.dim
     low, high = (height - 2 * error).clamp_min(floor), (height + 2 * error).clamp_min(floor)
+    marks = () if ends is None else (_marks(ends, 1.5 * floor),)
     return Picture(
         name="spectral-density",
         title=f"Eigenvalue density, {found.name}",
@@ -174,7 +179,13 @@ def density_picture(found: SpectralDensity, points: int = 300) -> Picture:
         series=(
             Series.of("two standard errors", grid.tolist(), low.tolist(), "band", high.tolist()),
             Series.of("density", grid.tolist(), height.clamp_min(floor).tolist()),
+            *marks,
         ),
         y_log=True,
         caption="A spike of an isolated eigenvalue has area 1/d: only a logarithmic axis shows it.",
     )
+
+
+def _marks(ends: Spectrum, height: float) -> Series:
+    values = ends.eigenvalues.tolist()
+    return Series.of("eigenvalues computed one by one", values, [height] * len(values), "points")

@@ -8,6 +8,7 @@ from typing import Any
 
 from tameopt.analysis import Answer, Context
 from tameopt.curvature.classification import Classification, classify
+from tameopt.curvature.eigenvalues import Spectrum
 from tameopt.curvature.planes import loss_plane
 from tameopt.curvature.proved_findings import (
     proved_hyperbolic,
@@ -68,7 +69,7 @@ def analyse_point(context: Context) -> Answer:
         "eigenvalues": found.rows(),
         "gradient_norm": point.gradient_norm,
     }
-    pictures = (eigenvalue_picture(point), *_plane(context))
+    pictures = (eigenvalue_picture(point.spectrum, "Hessian eigenvalues at the last iterate"), *_plane(context))
     return Answer(findings, pictures, facts, Cost(1, found.products, time.perf_counter() - began))
 
 
@@ -301,9 +302,8 @@ def _index(point: Classification, shared: dict[str, Any]) -> Finding:
     )
 
 
-def eigenvalue_picture(point: Classification, title: str = "Hessian eigenvalues at the last iterate") -> Picture:
+def eigenvalue_picture(found: Spectrum, title: str = "Hessian eigenvalues") -> Picture:
     """The eigenvalues that were found, with error bars."""
-    found = point.spectrum
     values = found.eigenvalues.tolist()
     # the two ends side by side: the middle was not computed
     positions = [float(j + 1) for j in range(len(values))]

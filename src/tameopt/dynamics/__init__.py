@@ -18,6 +18,7 @@ _NAMES = {
     "globalised_curve": "globalised",
     "globalised_surface": "globalised",
     "saddle_escape": "escape",
+    "portrait": "phase_portrait",
     "splitting": "linear",
     "stable_space": "linear",
     "unstable_space": "linear",

@@ -110,7 +110,8 @@ def _carried(piece: torch.Tensor, T: GradientMap | Map, kind: str) -> tuple[torc
             break
         move = torch.linalg.lstsq(matrices, rest[:, :, None]).solution[:, :, 0]
         x = x - move
-        if float(move.abs().max()) <= 1e-14 * max(1.0, float(x.abs().max())):
+        # Newton's steps square the error: after one of 1e-8 it is at rounding
+        if float(move.abs().max()) <= 1e-8 * max(1.0, float(x.abs().max())):
             break
     good = (step(x) - piece).norm(dim=1) <= 1e-9 * piece.norm(dim=1).clamp_min(1.0)
     # beyond a singular Jacobian the inverse is not unique, and the curve would jump

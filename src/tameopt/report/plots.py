@@ -30,22 +30,39 @@ def draw(picture: Picture, ax: Axes | None = None) -> Axes:
     if picture.image is not None:
         _field(picture.image, axes)
     for index, series in enumerate(picture.series):
-        _curve(series, f"C{index}", axes)
+        # on a coloured field only black and white stand out everywhere
+        _curve(series, f"C{index}" if picture.image is None else ("black", "white")[index % 2], axes)
     if picture.x_log:
         axes.set_xscale("log")
     if picture.y_log:
         axes.set_yscale("log")
     axes.set(title=symbols(picture.title), xlabel=symbols(picture.x_label), ylabel=symbols(picture.y_label))
-    if len([series for series in picture.series if series.label]) > 1:
-        axes.legend()
+    handles = [] if picture.image is None else _categories(picture.image)
+    if handles or len([series for series in picture.series if series.label]) > 1:
+        handles += axes.get_legend_handles_labels()[0]
+        axes.legend(handles=handles, facecolor="white" if picture.image is None else "lightgray")
     return axes
+
+
+def _categories(image: Image) -> list[Any]:
+    """A patch for each category that occurs on the field."""
+    if not image.categorical:
+        return []
+    patch = require("matplotlib.patches", "drawing a picture").Patch
+    present = sorted({int(code) for row in image.z for code in row})
+    return [
+        patch(color=[channel / 255 for channel in CATEGORIES[code % len(CATEGORIES)]], label=image.categorical[code])
+        for code in present
+    ]
 
 
 def _curve(series: Series, colour: str, axes: Any) -> None:
     label = symbols(series.label) or None
     match series.style:
         case "points":
-            axes.plot(series.x, series.y, ".", color=colour, label=label)
+            edge = {"black": "white", "white": "black"}.get(colour)
+            shape = {"marker": "."} if edge is None else {"marker": "o", "markersize": 6, "markeredgecolor": edge}
+            axes.plot(series.x, series.y, linestyle="", color=colour, label=label, **shape)
         case "steps":
             axes.step(series.x, series.y, where="post", color=colour, label=label)
         case "bars":
