@@ -150,6 +150,8 @@ def batch(repeats: int = 3) -> None:
     print("|---|---|---|---|---|---|")
     networks = {shape: problems.load("digits-mlp", n=shape[0], width=shape[1]) for shape in NETWORKS}
     cases = [("quadratic, d=50", spread, 50, 2.0, 1.0)]
+    linear = problems.load("digits-linear")
+    cases += [(f"digits-linear n={linear.n:,}, d={linear.dim:,}", linear, linear.dim, 0.3, 0.1)]
     cases += [(f"digits-mlp n={n:,}, d={F.dim:,}", F, F.dim, 0.3, 0.1) for (n, _), F in networks.items()]
     for name, F, d, span, scale in cases:
         for m in (20, 100) if d < 4000 else (20,):

@@ -16,14 +16,16 @@ def flow(
     time: Annotated[
         float | None,
         typer.Option(
-            "--time", "-T", help="How long: of the flow [default: 1], or of a run's windows [default: half]."
+            "--time",
+            "-T",
+            help="How long: of the flow (default: 1), or of windows (default: half the shortest).",
         ),
     ] = None,
     points: Annotated[int, typer.Option("--points", help="Times at which the flow is printed.")] = 8,
     windows: Annotated[int, typer.Option("--windows", help="Windows of a run that are compared.")] = 12,
     tolerance: Annotated[
         float | None,
-        typer.Option("--tolerance", help="Local error of the flow. [default: 1e-8; 1e-4 against a run]"),
+        typer.Option("--tolerance", help="Local error of the flow (default: 1e-8; 1e-4 against a run)."),
     ] = None,
     picture: PictureFile = None,
     seed: Seed = 0,
