@@ -256,6 +256,11 @@ class Run:
         """The names of the saved vectors."""
         return tuple(name for (name,) in self._query("SELECT DISTINCT name FROM vectors ORDER BY name"))
 
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """The last recorded buffers of the model by name, BatchNorm's statistics, say; {} where it has none."""
+        names = [name for name in self.vector_names() if name.startswith("buffer:")]
+        return {name.removeprefix("buffer:"): self.vector(int(self.vector_steps(name)[-1]), name) for name in names}
+
     def vector_steps(self, name: str = "theta") -> np.ndarray:
         """(m,) int64 steps at which a vector was saved."""
         rows = self._query("SELECT step FROM vectors WHERE name = ? ORDER BY step", (name,))

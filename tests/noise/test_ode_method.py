@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from tameopt.noise.accumulation import accumulation_points
 from tameopt.noise.interpolation import interpolate
 from tameopt.noise.ode_method import pseudo_trajectory
+from tameopt.noise.recorded import recorded_noise
 from tameopt.noise.window_controls import measure_controls
 from tameopt.noise.window_distance import flow_distance
 from tameopt.noise.windows import Window
@@ -167,3 +169,31 @@ def test_interpolated_process_is_affine_between_iterates(
         torch.testing.assert_close(quarter, torch.lerp(run.vector(9), run.vector(10), 0.25), rtol=0, atol=1e-9)
         with pytest.raises(ValueError, match="t must be in a recorded stretch"):
             w(0.0)
+
+
+def test_a_run_is_judged_with_its_own_running_statistics(tmp_path: Path) -> None:
+    """A fresh model has the running statistics of no data: its F is not the one that the run descended."""
+
+    def fresh() -> Problem:
+        generator = torch.Generator().manual_seed(0)
+        inputs = 3 + torch.randn(24, 3, generator=generator, dtype=torch.float64)
+        model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1)).double()
+        for parameter in model.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        targets = inputs.sum(1, keepdim=True)
+        return Problem(model, torch.nn.functional.mse_loss, (inputs, targets), mode="eval")
+
+    statistics = {"0.running_mean": torch.full((3,), 3.0), "0.running_var": torch.full((3,), 0.5)}
+    known = fresh().load_buffers(statistics)
+    with Run.create(tmp_path / "run", {"schedule": Constant(0.01).to_json()}) as run:
+        theta, path = known.theta, []
+        for _ in range(20):
+            path.append(theta)
+            theta = theta - 0.01 * known.gradient(theta)
+        run.save_block("theta", range(20), torch.stack(path))
+        run.save_vectors(20, {f"buffer:{name}": tensor for name, tensor in statistics.items()})
+        assert set(run.buffers()) == set(statistics)
+        found = pseudo_trajectory(fresh(), run, windows=2, tolerance=1e-8)
+        assert found.noise_level.max() < 1e-12  # descent of this F exactly, so there is no noise
+        assert recorded_noise(fresh(), run)[1].abs().max() < 1e-12
+        assert accumulation_points(fresh(), run)[0].value == pytest.approx(float(known.value(path[17])), rel=0.2)

@@ -201,12 +201,7 @@ def _context(problem: Problem, run: Run, seed: int, notify: Callable[[str], None
     small = problem.dim <= _SMALL_D and data_bytes <= _SMALL_DATA_BYTES
     if problem.dtype is torch.float32 and small and problem.device.type != "mps" and not problem.is_function:
         problem = problem.to(torch.float64)
-    buffers = {
-        name.removeprefix("buffer:"): run.vector(int(run.vector_steps(name)[-1]), name)
-        for name in run.vector_names()
-        if name.startswith("buffer:")
-    }
-    if buffers:
+    if buffers := run.buffers():
         problem = problem.load_buffers(buffers)
     theta = problem.theta
     for step in reversed(run.vector_steps()):

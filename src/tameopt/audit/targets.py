@@ -80,6 +80,9 @@ def _from_run(written: str, path: Path) -> Target:
             f"{path} was recorded with d={meta['d']:,} parameters, {source} now has d={problem.dim:,}: audit it with "
             "the problem it was recorded with (tame.audit(run, problem=...))."
         )
+    # a factory makes a fresh model, whose running statistics are not those of the run
+    if problem is not None and (buffers := run.buffers()):
+        problem = problem.load_buffers(buffers)
     return Target(written, problem, run)
 
 

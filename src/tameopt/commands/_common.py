@@ -138,6 +138,16 @@ def emit_json(document: Any) -> None:
     typer.echo(dumps(document))
 
 
+def batch_statistics(run: Any) -> list[str]:
+    """What is to be said of a run whose model normalises by batch; [] for others."""
+    if not any(name.rpartition(".")[2].startswith("running_") for name in run.buffers()):
+        return []
+    return [
+        "  F is the network as it predicts, with the running statistics (BatchNorm) of the run's end. Steps taken in "
+        "training mode follow the gradient of another function: what they differ by counts as noise or bias here."
+    ]
+
+
 # -- errors ---------------------------------------------------------------------------------------------------------
 
 _ISSUE = (

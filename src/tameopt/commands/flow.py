@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, terminal
+from tameopt.commands._common import (
+    Command,
+    Json,
+    Panel,
+    Quiet,
+    Seed,
+    Target,
+    batch_statistics,
+    emit_json,
+    terminal,
+)
 from tameopt.commands._pictures import PictureFile, write_pictures
 
 
@@ -128,7 +138,7 @@ def _compare(
             f"  {found.steps[i]:>9,}  {found.alphas[i]:>9.3g}  {found.D[i]:>9.3g}  {found.moved[i]:>10.3g}  "
             f"{found.noise_free[i]:>11.2g}  {found.noise_level[i]:>12.3g}{mark}"
         )
-    lines += ["", f"{found.evaluations:,} gradients over the whole data"]
+    lines += ["", f"{found.evaluations:,} gradients over the whole data", *batch_statistics(run)]
     if picture is not None:
         window = read_window(run, *found.last_window)
         assert window is not None  # it was read a moment ago

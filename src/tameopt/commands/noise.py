@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, emit_json, terminal
+from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, batch_statistics, emit_json, terminal
 from tameopt.commands._pictures import PictureFile, write_pictures
 
 _WORDS = {
@@ -118,6 +118,7 @@ def _run(target: str, window: int, seed: int, quiet: bool, picture: Path | None)
             f"{name} in [{low:.3g}, {high:.3g}]" for name, (low, high) in zip("ABC", growth.intervals, strict=True)
         )
         lines.append(f"          {ends}, all three hold in 95% of such fits (points of one run: fewer)")
+    lines += batch_statistics(found.run)
     ending, more = _ending(found.problem, found.run, seed)
     if picture is not None:
         drawn = [noisy.picture]

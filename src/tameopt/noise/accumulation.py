@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tameopt.noise.windows import problem_of_run
 from tameopt.nonsmooth.goldstein import goldstein
 from tameopt.nonsmooth.graph import TraceError
 from tameopt.nonsmooth.kinks import census
@@ -72,7 +73,7 @@ def accumulation_points(
         )
     reach = 2.0 * float(thetas.diff(dim=0).square().sum(1).mean().sqrt())
     near = torch.cdist(thetas, thetas, compute_mode="donot_use_mm_for_euclid_dist") <= reach
-    precise, generator = problem.to(torch.float64), torch.Generator().manual_seed(seed)
+    precise, generator = problem_of_run(problem, run).to(torch.float64), torch.Generator().manual_seed(seed)
     found = [_point(precise, thetas[members], samples, generator) for members in _components(near)]
     return tuple(sorted(found, key=lambda point: -point.visits))
 

@@ -16,7 +16,7 @@ import torch
 from tameopt.dynamics.flow import descent_field, gradient_flow
 from tameopt.noise._display import HtmlText
 from tameopt.noise.window_controls import measure_controls
-from tameopt.noise.windows import Window, read_window, spans
+from tameopt.noise.windows import Window, problem_of_run, read_window, spans
 from tameopt.picture import Picture, Series
 from tameopt.problem import Problem
 from tameopt.run import Run
@@ -178,7 +178,7 @@ def pseudo_trajectory(
             f"got {length:.4g}: record longer windows, or take a smaller T."
         )
     chosen = _choose(stretches, length, windows)
-    return measure_windows(problem, run, chosen, length, tolerance, max_evaluations)
+    return measure_windows(problem_of_run(problem, run), run, chosen, length, tolerance, max_evaluations)
 
 
 def _stretch(run: Run, first: int, last: int) -> Window:

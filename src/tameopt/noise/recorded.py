@@ -15,7 +15,7 @@ from tameopt.noise.ellipse import noise_ellipse
 from tameopt.noise.growth import GrowthModel, growth_model
 from tameopt.noise.hill import TailIndex, tail_index
 from tameopt.noise.martingale_tests import NoiseTests, noise_tests
-from tameopt.noise.windows import Window, read_window, spans
+from tameopt.noise.windows import Window, problem_of_run, read_window, spans
 from tameopt.picture import Picture
 from tameopt.problem import Problem
 from tameopt.run import Run
@@ -24,20 +24,23 @@ _TOGETHER = 16  # our choice: iterates whose gradients are taken in one call
 
 
 def recorded_noise(problem: Problem, run: Run, max_steps: int = 200) -> tuple[np.ndarray, torch.Tensor]:
-    """((m,) int64 steps k, (m, d) float64 M_{k+1}) over the longest recorded stretch, its last `max_steps` steps.
+    """((m,) int64 steps k, (m, d) float64 M_{k+1}) over the last `max_steps` steps of a recorded stretch: of
+    those within a tenth of the longest (or of max_steps), the last one.
 
     Costs m full gradients. For SGD without momentum; else M holds what the method adds to -grad F.
 
     Raises ValueError when no consecutive iterates with their step sizes were recorded.
     """
-    found = sorted(spans(run, least=3), key=lambda span: (span[1] - span[0], span[1]))
-    window = read_window(run, max(found[-1][0], found[-1][1] - max_steps), found[-1][1]) if found else None
+    found = spans(run, least=3)
+    enough = 0.9 * min(max_steps, max((last - first for first, last in found), default=0))
+    long = [(first, last) for first, last in found if last - first >= enough]
+    window = read_window(run, max(long[-1][0], long[-1][1] - max_steps), long[-1][1]) if long else None
     if window is None:
         raise ValueError(
             f"{run.path.name} must hold consecutive iterates and their step sizes, it does not: record theta at a "
             "window of consecutive steps and 'lr'; tame.audit(problem) does."
         )
-    return window.steps[:-1], increments(problem, window)
+    return window.steps[:-1], increments(problem_of_run(problem, run), window)
 
 
 def increments(problem: Problem, window: Window) -> torch.Tensor:
@@ -118,7 +121,7 @@ def run_noise(
     enough = rows.shape[0] >= 50 and np.linalg.norm(rows, axis=1).min() > 0
     norm_tail = tail_index(np.linalg.norm(rows, axis=1), seed=seed) if enough else None
     direction_tail = tail_index(rows @ direction, seed=seed) if enough else None
-    traces = _traces(problem, run, points, max_samples, seed)
+    traces = _traces(problem_of_run(problem, run), run, points, max_samples, seed)
     growth = None
     if len(traces) >= 6:
         columns = np.array([row[1:] for row in traces])

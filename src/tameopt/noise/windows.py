@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tameopt.optim import schedules
+from tameopt.problem import Problem
 from tameopt.run import Run
 
 
@@ -51,6 +52,12 @@ def recorded_alphas(run: Run, steps: np.ndarray) -> np.ndarray | None:
     except ValueError:
         return None
     return np.array([schedule(int(k)) for k in steps])
+
+
+def problem_of_run(problem: Problem, run: Run) -> Problem:
+    """The problem with the last recorded buffers of the run: BatchNorm's running statistics belong to its F."""
+    buffers = run.buffers()
+    return problem.load_buffers(buffers) if buffers else problem
 
 
 def spans(run: Run, name: str = "theta", least: int = 3) -> list[tuple[int, int]]:
