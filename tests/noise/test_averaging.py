@@ -10,6 +10,7 @@ import torch
 
 from tameopt import problems
 from tameopt.noise.averaging import (
+    AverageConfidence,
     average_confidence,
     batch_means_error,
     lyapunov_residual,
@@ -68,6 +69,9 @@ def test_intervals_of_the_average_cover() -> None:
 
 
 def test_batch_means() -> None:
+    assert repr(AverageConfidence(torch.zeros(5), torch.ones(5), 0.95, torch.zeros(5))) == (
+        "AverageConfidence(95% of 5 directions: [-1.96, 1.96], [-1.96, 1.96], [-1.96, 1.96], …)"
+    )
     rng = np.random.default_rng(0)
     x, numbers = 0.0, []
     for _ in range(40_000):

@@ -28,6 +28,7 @@ def test_trace_is_the_definition() -> None:
     found = noise_at(problem, problem.theta)
     assert found.trace == pytest.approx(float(covariance.trace()), rel=1e-12)
     assert found.standard_error == 0.0 and found.samples == 30
+    assert "exact from 30 samples" in repr(found) and "<pre>NoiseAt(tr Sigma" in found._repr_html_()
     assert found.scale == pytest.approx(found.trace / float(gradients.mean(0).norm()) ** 2, rel=1e-12)
 
 

@@ -12,7 +12,7 @@ import torch
 from tameopt.noise.accumulation import accumulation_points
 from tameopt.noise.interpolation import interpolate
 from tameopt.noise.ode_method import pseudo_trajectory
-from tameopt.noise.recorded import recorded_noise
+from tameopt.noise.recorded import recorded_noise, run_noise
 from tameopt.noise.window_controls import measure_controls
 from tameopt.noise.window_distance import flow_distance
 from tameopt.noise.windows import Window
@@ -131,9 +131,13 @@ def test_refusals(tmp_path: Path, train: Train, least_squares: Problem) -> None:
             pseudo_trajectory(least_squares, run)
         with pytest.raises(ValueError, match="has no consecutive iterates"):
             interpolate(run)
+        with pytest.raises(ValueError, match="must hold consecutive iterates and their step sizes, it does not"):
+            run_noise(least_squares, run)
     with train(tmp_path / "short", least_squares, Constant(0.01), 40, 4, windows=((5, 30),)) as run:
         with pytest.raises(ValueError, match=r"T must be > 0 and at most 0\.25, the longest recorded stretch"):
             pseudo_trajectory(least_squares, run, T=1.0)
+        with pytest.raises(ValueError, match=r"with m >= 30 consecutive steps, got shape \(25, 7\)"):
+            run_noise(least_squares, run)
         with pytest.raises(ValueError, match="windows must be at least 1, got 0"):
             pseudo_trajectory(least_squares, run, windows=0)
     with Run.create(tmp_path / "bare", {}) as run:
@@ -144,6 +148,19 @@ def test_refusals(tmp_path: Path, train: Train, least_squares: Problem) -> None:
         run.save_block("theta", range(9), torch.full((9, 7), torch.inf, dtype=torch.float64))
         with pytest.raises(ValueError, match="must be finite: the run diverged there"):
             pseudo_trajectory(least_squares, run)
+        with pytest.raises(ValueError, match="at least 4 finite iterates of the last quarter must be"):
+            accumulation_points(least_squares, run)
+
+
+def test_a_stiff_flow_is_inconclusive(tmp_path: Path) -> None:
+    problem = Problem.from_function(
+        lambda x: (torch.tensor([1.0, 1e9]) * x * x).sum() / 2, torch.ones(2, dtype=torch.float64)
+    )
+    with Run.create(tmp_path / "stiff", {"schedule": Constant(0.1).to_json()}) as run:
+        run.save_block("theta", range(9), torch.ones(9, 2, dtype=torch.float64))
+        found = pseudo_trajectory(problem, run, windows=2, max_evaluations=200)
+    assert found.conclusion == "inconclusive" and not found.trusted.any()
+    assert "inconclusive" in repr(found) and "it is stiff, take a smaller T or more max_evaluations" in repr(found)
 
 
 def test_flow_distance_refuses_short_and_stiff_windows() -> None:
@@ -167,6 +184,11 @@ def test_interpolated_process_is_affine_between_iterates(
         # the interval between tau_9 and tau_10 is alpha_9 long
         quarter = w(float(tau[9] + 0.25 * 0.01))
         torch.testing.assert_close(quarter, torch.lerp(run.vector(9), run.vector(10), 0.25), rtol=0, atol=1e-9)
+        assert repr(w).startswith("Interpolated(t in [0.228") and repr(w.windows[0]).startswith(
+            "Window(steps 5 to 20"
+        )
+        distance = repr(flow_distance(least_squares, w.windows[0]))
+        assert distance.startswith("FlowDistance(D = ") and "from step 5" in distance
         with pytest.raises(ValueError, match="t must be in a recorded stretch"):
             w(0.0)
 

@@ -113,7 +113,7 @@ _SENTENCE = {
     "follows": "The run follows the gradient flow ever more closely as its steps shrink.",
     "stays near": "The run stays as near the gradient flow as its step and noise allow.",
     "departs": "The run leaves the gradient flow by more than step and noise explain: momentum, clipping or a bias.",
-    "inconclusive": "The flow could not be solved well enough to say.",
+    "inconclusive": "The flow could not be solved well enough to say: it is stiff. Take shorter windows (--time).",
 }
 
 
@@ -126,9 +126,10 @@ def _compare(
     found = pseudo_trajectory(problem, run, time, windows=windows, tolerance=tolerance)
     lines = [f"{found.conclusion.upper()}  {_SENTENCE[found.conclusion]}"]
     p, error = found.slope
+    ends = f"D_T = {found.constant:.3g} sqrt(alpha)" if found.constant == found.constant else "D_T not known"
     law = f", as alpha^{p:.2f} +- {error:.2f} (theory 0.5)" if p == p else ""
     lines += [
-        f"  windows of time T = {found.T:.3g}; D_T = {found.constant:.3g} sqrt(alpha){law}",
+        f"  windows of time T = {found.T:.3g}; {ends}{law}",
         "",
         f"  {'step':>9}  {'alpha':>9}  {'D_T':>9}  {'flow moved':>10}  {'by the step':>11}  {'by the noise':>12}",
     ]
@@ -139,7 +140,9 @@ def _compare(
             f"{found.noise_free[i]:>11.2g}  {found.noise_level[i]:>12.3g}{mark}"
         )
     lines += ["", f"{found.evaluations:,} gradients over the whole data", *batch_statistics(run)]
-    if picture is not None:
+    if picture is not None and not found.trusted[-1]:
+        lines.append("no picture: the flow of the last window is not known well enough")
+    elif picture is not None:
         window = read_window(run, *found.last_window)
         assert window is not None  # it was read a moment ago
         write_pictures([plane_picture(window, flow_distance(problem, window)), found.picture()], picture)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tameopt.noise._display import HtmlText
 from tameopt.noise.windows import problem_of_run
 from tameopt.nonsmooth.goldstein import goldstein
 from tameopt.nonsmooth.graph import TraceError
@@ -20,7 +21,7 @@ from tameopt.run import Run
 
 
 @dataclass(frozen=True)
-class AccumulationPoint:
+class AccumulationPoint(HtmlText):
     """A place that the end of a run keeps coming back to.
 
     centre: (d,) the mean of its iterates; visits: how many; radius: their largest distance from the centre.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tameopt.noise._display import HtmlText
 from tameopt.problem import Problem
 
 
@@ -55,7 +56,7 @@ def stationary_covariance(alpha: float, hessian: torch.Tensor, noise: torch.Tens
 
 
 @dataclass(frozen=True)
-class AverageConfidence:
+class AverageConfidence(HtmlText):
     """Confidence intervals for numbers <v_j, theta*> from the average of K iterates.
 
     estimates: (m,) <v_j, theta_bar>; standard_errors: (m,) of the central limit theorem. level: of the intervals.
@@ -73,6 +74,11 @@ class AverageConfidence:
         z = math.sqrt(2.0) * float(torch.erfinv(torch.tensor(self.level, dtype=torch.float64)))
         half = z * self.standard_errors
         return torch.stack([self.estimates - half, self.estimates + half], dim=1)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in self.intervals[:3].tolist())
+        more = ", …" if self.estimates.numel() > 3 else ""
+        return f"AverageConfidence({self.level:.0%} of {self.estimates.numel()} directions: {shown}{more})"
 
 
 def average_confidence(

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from tameopt.extras import require
+from tameopt.noise._display import HtmlText
 from tameopt.problem import Problem
 
 _CHUNK_BYTES = 64 << 20  # our choice: per-sample gradients held at once
 
 
 @dataclass(frozen=True)
-class NoiseAt:
+class NoiseAt(HtmlText):
     """The noise of one sample's gradient at one theta.
 
     trace: tr Sigma(theta). interval: of `trace`, nominally 95% (`mean_interval`), the number itself when all n
@@ -36,6 +37,14 @@ class NoiseAt:
     def scale(self) -> float:
         """tr Sigma / norm(grad F)^2: the batch size at which noise and gradient are equally large."""
         return self.trace / self.gradient_norm**2 if self.gradient_norm > 0 else math.inf
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        width = "exact" if low == high else f"[{low:.4g}, {high:.4g}]"
+        return (
+            f"NoiseAt(tr Sigma = {self.trace:.4g} {width} from {self.samples:,} samples, "
+            f"norm(grad F) = {self.gradient_norm:.4g}, equal at a batch of {self.scale:.3g})"
+        )
 
 
 def noise_at(

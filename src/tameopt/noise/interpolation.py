@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tameopt.noise._display import HtmlText
 from tameopt.noise.windows import Window, read_window, recorded_alphas, spans
 from tameopt.run import Run
 
 
 @dataclass(frozen=True)
-class Interpolated:
+class Interpolated(HtmlText):
     """w(t) over the recorded stretches of consecutive iterates.
 
     starts: (s,) the time tau at which each stretch begins; windows: the stretches.
@@ -27,6 +28,10 @@ class Interpolated:
         return tuple(
             (start, start + float(window.times[-1])) for start, window in zip(self.starts, self.windows, strict=True)
         )
+
+    def __repr__(self) -> str:
+        covered = ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in self.intervals)
+        return f"Interpolated(t in {covered})"
 
     def __call__(self, t: float) -> torch.Tensor:
         """(d,) w(t), exact up to rounding.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -108,7 +108,7 @@ class Importance(Sampler):
     '2/3'
     """
 
-    scores: tuple[int, ...] = ()
+    scores: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,7 +165,7 @@ class Stratified(Sampler):
     '1/4'
     """
 
-    labels: tuple[int, ...] = ()
+    labels: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

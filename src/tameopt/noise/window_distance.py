@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from tameopt.dynamics.flow import gradient_flow
+from tameopt.noise._display import HtmlText
 from tameopt.noise.windows import Window
 from tameopt.problem import Problem
 
 
 @dataclass(frozen=True)
-class FlowDistance:
+class FlowDistance(HtmlText):
     """The process of one window against the flow from its first iterate.
 
     steps, times: (m+1,) the nodes. distances: (m+1,) norm(theta_k - S(theta_first, tau_k - tau_first)).
@@ -54,6 +55,14 @@ class FlowDistance:
     def trusted(self) -> bool:
         """Whether the reference is solved well enough to measure D: within a tenth of it."""
         return self.reference_error <= 0.1 * self.D
+
+    def __repr__(self) -> str:
+        known = "" if self.trusted else f", the flow known to {self.reference_error:.3g} only"
+        short = "" if self.steps.size == self.asked_nodes else f", {self.steps.size} of {self.asked_nodes} nodes"
+        return (
+            f"FlowDistance(D = {self.D:.4g} over T = {self.T:.4g} from step {self.steps[0]:,}, {self.relative:.2g} "
+            f"of the way that the flow moved{known}{short})"
+        )
 
 
 def flow_distance(

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tameopt.noise._display import HtmlText
 from tameopt.optim import schedules
 from tameopt.problem import Problem
 from tameopt.run import Run
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(HtmlText):
     """m+1 consecutive iterates.
 
     steps: (m+1,) int64, consecutive. thetas: (m+1, d). alphas: (m,) float64, the step sizes between them.
@@ -31,6 +32,10 @@ class Window:
     def times(self) -> np.ndarray:
         """(m+1,) tau_k - tau_first."""
         return np.concatenate([[0.0], np.cumsum(self.alphas)])
+
+    def __repr__(self) -> str:
+        d, time = self.thetas.shape[1], self.times[-1]
+        return f"Window(steps {self.steps[0]:,} to {self.steps[-1]:,}, d={d:,}, time {time:.4g})"
 
     def up_to(self, length: int) -> Window:
         """The first `length` steps of the window."""
