@@ -48,8 +48,8 @@ def growth_model(traces: np.ndarray, gradient_squares: np.ndarray, gaps: np.ndar
     right for errors of any size: HC2 (MacKinnon and White 1985), Student's t with the degrees of freedom that the
     leverages leave (Bell and McCaffrey 2002), each at 98.3% so that the three hold together (Bonferroni), cut off
     at 0. With m - 3 degrees of freedom and no weights, a few points with large leverage and large errors decide, and
-    the intervals hold in 88% to 93% of fits; simulated, these hold in 94% to 98% at 20 to 60 independent points
-    with relative errors (`benchmarks/noise_tests.py growth`). Points of one run are dependent: then they are more
+    the intervals hold in 88% to 93% of fits; simulated, these hold in 93% to 98% at 20 and 60 independent
+    points (`benchmarks/noise_tests.py growth`). Points of one run are dependent: then they are more
     optimistic.
 
     Raises ValueError for fewer points or negative numbers, MissingExtraError without scipy.

@@ -87,7 +87,7 @@ def noise_tests(
     """
     rows = np.asarray(noise, dtype=np.float64)
     if rows.ndim != 2 or rows.shape[0] < 30:
-        raise ValueError(f"noise must be (m, d) with m >= 30 consecutive steps, got shape {rows.shape}.")
+        raise ValueError(f"noise must be (m, d) with m >= 30 consecutive steps, got shape {rows.shape}: record more.")
     if not np.isfinite(rows).all():
         raise ValueError("noise must be finite, got infinities or NaN: the run diverged there.")
     if not 0 < level < 1:
