@@ -56,10 +56,32 @@ def test_a_tied_network_agrees_with_gradients_nearby():
     x, y = torch.randn(5, 1, 6, 6, dtype=torch.float64), torch.randint(3, (5,))
     problem = tame.Problem(model, nn.functional.cross_entropy, (x, y))
     theta = problem.theta
-    safe = SafeGradient(problem, seed=7)(theta)
     h = torch.randn(problem.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    safe = SafeGradient(problem).along(theta, h)
     for t in (1e-6, 1e-8):
         torch.testing.assert_close(problem.gradient(theta + t * h), safe, rtol=0, atol=200 * t)
+    # by the lemma the plain gradient is one too: the limit as the bias of the convolution falls
+    plain = SafeGradient(problem)(theta)
+    torch.testing.assert_close(plain, problem.gradient(theta))
+    parts = {key: part.clone() for key, part in problem.unflatten(theta).items()}
+    parts["0.bias"] -= 1e-8
+    torch.testing.assert_close(problem.gradient(problem.flatten(parts)), plain, rtol=0, atol=1e-6)
+
+
+def test_batches_are_not_mixed_between_the_lemma_and_a_direction():
+    """One batch has tied pools and needs a direction; then the other takes its sides from it as well."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)).double()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([0.0, 1.0]))  # channel 0 on its kinks, channel 1 in ties of ones
+    x = torch.randn(6, 1, 6, 6, dtype=torch.float64)
+    problem = tame.Problem(model, nn.functional.cross_entropy, (x, torch.tensor([0, 1, 2, 0, 1, 2])), batch_size=3)
+    assert len(list(problem.batches)) == 2
+    theta = problem.theta
+    safe = SafeGradient(problem, seed=3)(theta)
+    h = torch.randn(problem.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(problem.gradient(theta + 1e-8 * h), safe, rtol=0, atol=1e-6)
 
 
 def test_it_trains(tmp_path):

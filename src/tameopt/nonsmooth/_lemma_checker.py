@@ -4,26 +4,26 @@
 differentiable, or a kink of one input, or a maximum or minimum of two. Let autodiff's derivative at each kink point p
 be a convex combination of those on its two sides, with share w_p of the left one. Let the input z of each kink have
 parameters of its own, read nowhere else on the way to a kink, that can move it near p by s, the same for all entries
-(z = A + b entry by entry: *shift* b), or by c z (z = W a or W a + b: *scale* W and b), or by c z + s (both). Let the
-kink points of the operator admit it: one point, or equal shares, by a shift; points != 0 whose shares become equal
-when those of the negative points are turned into 1 - w, by a scaling; any two points by both. For a maximum or
-minimum of two, shares 1/2, one side must have a bias of its own, and the other be known before that is read. Then for
-every theta and every batch, what autodiff computes (in exact arithmetic) is a convex combination of limits of
-gradients of F at points where F is differentiable, a Clarke subgradient; when all shares are 0 or 1 it is one such
-limit, a Bouligand subgradient.
+(z = A + b entry by entry, or A + (A' + b): *shift* b), or by c z (z = W a or W a + b: *scale* W and b), or by c z + s
+(both). Let the kink points of the operator admit it: one point, or equal shares, by a shift; points != 0 whose shares
+become equal when those of the negative points are turned into 1 - w, by a scaling; any two points by both. For a
+maximum or minimum of two, shares 1/2, one side must have a bias of its own, and the other be known before that is
+read. Then for every theta and every batch, what autodiff computes (in exact arithmetic) is a convex combination of
+limits of gradients of F at points where F is differentiable, a Clarke subgradient; when all shares are 0 or 1 it is
+one such limit, a Bouligand subgradient.
 
-**Proof.** Number the kinks z_l in the order in which the list reads their own parameters. Let each of them draw a
-pattern of sides for its points with the marginals w_p, independently: for equal shares all left or all right; by
-scaling, all outward or all inward; by both, independent ones (a map c p + s takes any signs at two points). Move the
-own parameters of z_l by t K^l times the move of its pattern. They are read only there, so they move z_j only for j >=
-l, and z_l near p by t K^l (c p + s), of the sign wanted and not 0, up to what A_l and a do: at most C t K^(l-1), C a
-Lipschitz constant near theta. For K large and t small every entry with z_l = p moves strictly to the side drawn, and
-every other keeps its place. At the moved point F is a composition of C^1 functions nearby; as t -> 0 its gradient
-tends to the chain rule's formula at theta with the derivatives drawn. That formula is a sum over paths through the
-list, and a path meets each kink at most once, so it is linear in the derivatives of each kink; the draws of different
-kinks are independent. Its expectation, a convex combination over finitely many draws, is the formula with the
-expected derivatives: autodiff's. QED. The move must be one for all entries, because parameters are shared among
-samples and positions.
+**Proof.** Number the kinks in the order of the sums and products z_l (for a maximum: of the side that has the bias).
+Let each of them draw a pattern of sides for its points with the marginals w_p, independently: for equal shares all
+left or all right; by scaling, all outward or all inward; by both, independent ones (a map c p + s takes any signs at
+two points). Move the own parameters of z_l by t K^l times the move of its pattern. They are read only there, so they
+move z_j only for j >= l, and z_l near p by t K^l (c p + s), of the sign wanted and not 0, up to what A_l and a do: at
+most C t K^(l-1), C a Lipschitz constant near theta. For K large and t small every entry with z_l = p moves strictly
+to the side drawn, and every other keeps its place. At the moved point F is a composition of C^1 functions nearby; as
+t -> 0 its gradient tends to the chain rule's formula at theta with the derivatives drawn. That formula is a sum over
+paths through the list, and a path meets each kink at most once, so it is linear in the derivatives of each kink; the
+draws of different kinks are independent. Its expectation, a convex combination over finitely many draws, is the
+formula with the expected derivatives: autodiff's. QED. The move must be one for all entries, because parameters are
+shared among samples and positions.
 
 It fails without parameters of one's own: w -> relu(w) - relu(-w) = w has derivative 0 by autodiff at 0.
 
@@ -32,7 +32,7 @@ This module imports none of the code that traces.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from fractions import Fraction
 from typing import Any
 
@@ -100,10 +100,11 @@ def refusal(data: Mapping[str, Any]) -> str:
     return shifts(data)[0]
 
 
-def shifts(data: Mapping[str, Any]) -> tuple[str, list[tuple[str, Need]]]:
+def shifts(data: Mapping[str, Any], trusted: Set[str] = frozenset()) -> tuple[str, list[tuple[str, Need]]]:
     """The reason of `refusal`, and the proof's moves in order: the parameters, and the sides that they serve.
 
     data: {"steps": [{"name", "op", "args", "kwargs"}], "output": name}; {"ref": name} stands for an earlier result.
+    trusted: steps that the caller answers for at its point; no proof for every theta then.
 
     Raises ValueError when `data` is not such a list.
     """
@@ -125,16 +126,15 @@ def shifts(data: Mapping[str, Any]) -> tuple[str, list[tuple[str, Need]]]:
             depends.add(step["name"])
         known.add(step["name"])
     uses = _uses_before_kinks(steps)
-    sides: dict[str, Need] = {}
+    sides: dict[str, tuple[str, Need]] = {}
     for step in steps:
-        if step["name"] not in depends or step["op"] == "parameter":
+        if step["name"] not in depends or step["op"] == "parameter" or step["name"] in trusted:
             continue
         reason = _refused_step(step, by_name, uses, depends, sides)
         if reason:
             return reason, []
-    place = {name: number for number, name in enumerate(names)}
-    order = sorted(sides, key=lambda own: place[_reader(own, steps)])
-    return "", [(str(by_name[own]["args"][0]), sides[own]) for own in order]
+    moves = sorted((names.index(origin), own, need) for own, (origin, need) in sides.items())
+    return "", [(str(by_name[own]["args"][0]), need) for _, own, need in moves]
 
 
 def smooth_refusal(step: Mapping[str, Any], depends: set[str]) -> str:
@@ -165,7 +165,7 @@ def _refused_step(
     by_name: Mapping[str, Any],
     uses: Mapping[str, int],
     depends: set[str],
-    sides: dict[str, Need],
+    sides: dict[str, tuple[str, Need]],
 ) -> str:
     op, args = step["op"], step["args"]
     if op not in OF_ONE_INPUT and op not in _OF_TWO:
@@ -174,7 +174,7 @@ def _refused_step(
         return f"{op} with {sorted(step['kwargs'])} has no row ({step['name']})"
     if op in _OF_TWO:
         need: Need = ((0.0, Fraction(1, 2)),)
-        own, reason = _own_of_two(step, by_name, uses)
+        own, origin, reason = _own_of_two(step, by_name, uses)
     else:
         try:
             need = tuple(shares(op, args))
@@ -182,24 +182,17 @@ def _refused_step(
             return f"{op}: {error} ({step['name']})"
         if not need:
             return ""
-        own, reason = _own_moves(step, args[0]["ref"], need, by_name, uses)
+        at = _origin(args[0]["ref"], by_name)
+        own, reason = _own_moves(step, at, need, by_name, uses)
+        origin = str(at["name"])
     if reason:
         return reason
-    known = sides.setdefault(own, need)
-    if known is not need and (known != need or any(share not in (0, 1) for _, share in need)):
+    if own not in sides:
+        sides[own] = (origin, need)
+        return ""
+    if sides[own] != (origin, need) or any(share not in (0, 1) for _, share in need):
         return f"two kinks share the bias {own!r} and may need it shifted in opposite directions"
     return ""
-
-
-def _reader(own: str, steps: list[Any]) -> str:
-    """The operator that reads a parameter of a kink's own: the first that is not a move."""
-    at = own
-    for step in steps:
-        if at in _sources(step):
-            if step["op"] not in MOVES:
-                return str(step["name"])
-            at = step["name"]
-    return at
 
 
 def _sources(step: Mapping[str, Any]) -> list[str]:
@@ -228,10 +221,9 @@ def refs(tree: Any) -> list[str]:
 
 
 def _own_moves(
-    step: Mapping[str, Any], source: str, need: Need, by_name: Mapping[str, Any], uses: Mapping[str, int]
+    step: Mapping[str, Any], at: Mapping[str, Any], need: Need, by_name: Mapping[str, Any], uses: Mapping[str, int]
 ) -> tuple[str, str]:
     """The parameter whose move (with others of its layer) serves all kink points; or "" and why there is none."""
-    at = _origin(source, by_name)
     shift, no_shift = _own_bias(step, at, by_name, uses)
     if shift and len({share for _, share in need}) == 1:
         return shift, ""
@@ -246,20 +238,19 @@ def _own_moves(
     return "", f"the kinks at {points} of {step['name']} ({step['op']}) need moves that its own bias cannot give"
 
 
-def _own_of_two(step: Mapping[str, Any], by_name: Mapping[str, Any], uses: Mapping[str, int]) -> tuple[str, str]:
-    """The bias that one side of a maximum has to itself, the other side being known before it; or "" and why."""
+def _own_of_two(step: Mapping[str, Any], by_name: Mapping[str, Any], uses: Mapping[str, int]) -> tuple[str, str, str]:
+    """The bias that one side of a maximum has to itself, the other being known before it, and where; or why not."""
     place = {name: number for number, name in enumerate(by_name)}
-    reason = f"no side of {step['name']} ({step['op']}) has a bias of its own"
+    what = f"{step['name']} ({step['op']})"
+    reason = f"no side of {what} has a bias of its own"
     for mine, other in (step["args"][:2], step["args"][1::-1]):
         if isinstance(mine, dict):
             origin = _origin(mine["ref"], by_name)
             own, why = _own_bias(step, origin, by_name, uses)
             if own and max(_read(other, by_name, place), default=-1) < place[origin["name"]]:
-                return own, ""
-            reason = (
-                why or f"the sides of {step['name']} ({step['op']}) are computed in no order that serves the proof"
-            )
-    return "", reason
+                return own, str(origin["name"]), ""
+            reason = why or f"the sides of {what} are computed in no order that serves the proof"
+    return "", "", reason
 
 
 def _read(tree: Any, by_name: Mapping[str, Any], place: Mapping[str, int]) -> set[int]:
@@ -326,8 +317,20 @@ def _own_bias(
         name, why = _only_here(by_name[candidate["ref"]], by_name, uses)
         if name:
             return name, ""
+        if op == "aten.add.Tensor" and _read_once(candidate["ref"], by_name, uses):  # A + (A' + b)
+            name, why = _own_bias(step, _origin(candidate["ref"], by_name), by_name, uses)
+            if name:
+                return name, ""
         reason = f"the input of {step['name']} ({step['op']}) has no bias of its own: {why}"
     return "", reason
+
+
+def _read_once(name: str, by_name: Mapping[str, Any], uses: Mapping[str, int]) -> bool:
+    """Whether a result, and those whose entries it moves about, are read in one place on the way to a kink."""
+    end = _origin(name, by_name)["name"]
+    while uses[name] == 1 and name != end:
+        name = by_name[name]["args"][0]["ref"]
+    return uses[name] == 1
 
 
 def _only_here(start: Mapping[str, Any], by_name: Mapping[str, Any], uses: Mapping[str, int]) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from tameopt.nonsmooth.graph import Graph, Step, trace
 from tameopt.nonsmooth.operators import KINKS
 from tameopt.problem import Problem
 
-_MAXIMA = ("aten.max_pool2d_with_indices.default", "aten.max.dim", "aten.amax.default", "aten.max.default")
+MAXIMA = ("aten.max_pool2d_with_indices.default", "aten.max.dim", "aten.amax.default", "aten.max.default")
 _DECADES = tuple(-16.0 + 0.5 * bin for bin in range(37))  # half decades from 1e-16 to 1e2
 
 
@@ -104,7 +104,7 @@ def without_dead(graph: Graph, step: Step, gaps: torch.Tensor, result: Any) -> t
     Each of the entries is constant 0 near theta, or sits on the kink of its relu, which is counted there.
     """
     values = result[0] if isinstance(result, tuple) else result
-    if step.op not in _MAXIMA or values.shape != gaps.shape or not behind_relu(graph, step):
+    if step.op not in MAXIMA or values.shape != gaps.shape or not behind_relu(graph, step):
         return gaps
     return torch.where((gaps == 0) & (values == 0), torch.inf, gaps)
 
