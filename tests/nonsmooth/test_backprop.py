@@ -251,6 +251,29 @@ def test_a_maximum_that_reads_its_own_bias_twice_is_refused():
     assert _lemma(_problem(Own()))[0] is None
 
 
+@pytest.mark.parametrize("what", ["block", "cancels", "twice"])
+def test_a_bias_is_read_through_a_residual_sum_only_when_it_moves_it_by_itself(what):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            y = self.norm(self.first(x))
+            if what == "cancels":  # the sum does not move with the bias at all
+                return self.last(torch.relu((x - y) + y))
+            if what == "twice":
+                return self.last(torch.relu((x + y) + y.tanh()))
+            return self.last(torch.relu(x + y))
+
+    certificate, reason = _lemma(_problem(Block().eval()))
+    assert (certificate is not None) == (what == "block"), reason
+    if what == "block":
+        assert certificate.replay()
+    else:
+        assert "bias" in reason
+
+
 def test_halves_on_one_bias_are_refused():
     """abs(z) and max(z, 0) of one z draw their sides together, not independently."""
 

@@ -39,7 +39,7 @@ def _positive(x: torch.Tensor, *rest: Any, **kwargs: Any) -> torch.Tensor:
 
 
 def _relu(side: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return torch.where(side, x, 0.0)
+    return x.masked_fill(~side, 0.0)
 
 
 def _abs(side: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
