@@ -10,6 +10,8 @@ from torch import nn
 
 import tameopt as tame
 from tameopt.curvature import jets, point_checker
+from tameopt.curvature.classification import classify
+from tameopt.curvature.critical import find_critical_points
 from tameopt.curvature.jets import Jets, arb_unary
 from tameopt.curvature.rigorous import NoProof, PointProof, critical_points_in_box, prove_point
 from tameopt.curvature.tape import NotOnTapeError, tape_of
@@ -226,3 +228,33 @@ def test_the_checker_shares_no_code_with_the_producer():
         "from tameopt.curvature.jets import Jets, Undecided, arb_unary, rational_unary",
         "from tameopt.extras import require",
     ]
+
+
+@pytest.mark.parametrize(
+    "function, theta",
+    [
+        (lambda t: t[0].log() + t[1] ** 2, [-1.0, 1.0]),
+        (lambda t: t[0].log() + t[0] + t[1] ** 2, [-1.0, 0.0]),  # 1 / x + 1 is 0 there
+        (lambda t: (t[0] - 2).sqrt() + t[1] ** 2, [1.0, 1.0]),
+        (lambda t: 1 / t[0] + t[1] ** 2, [0.0, 1.0]),
+    ],
+)
+def test_nothing_is_proved_where_f_has_no_value(function, theta):
+    """The derivative's formula has values outside the domain of F; they say nothing about F."""
+    at = torch.tensor(theta, dtype=torch.float64)
+    problem = Problem.from_function(function, at)
+    assert isinstance(prove_point(problem, at), NoProof)
+    point = classify(problem, at, rigorous=True)
+    assert point.kind == "undecided" and str(point.verdict) == "UNKNOWN"
+
+
+def test_no_critical_point_is_proved_outside_the_domain():
+    problem = Problem.from_function(lambda t: t[0].log() + t[0], torch.ones(1, dtype=torch.float64))
+    found = critical_points_in_box(problem, [-1.5], [-0.5], max_cells=50)
+    assert str(found.verdict) == "UNKNOWN" and len(found.kinds) == 0
+
+
+def test_a_search_does_not_end_outside_the_domain():
+    problem = Problem.from_function(lambda t: t[0].log() + t[0], torch.ones(1, dtype=torch.float64))
+    found = find_critical_points(problem, torch.tensor([[-1.2], [-0.9]], dtype=torch.float64))
+    assert len(found.points) == 0 and found.gradient_flat.shape[0] == 0 and found.unfinished == 2

@@ -38,7 +38,10 @@ def basins(
     with progress(quiet) as show:
         if alpha is None:
             coarse = torch.linspace(-extent, extent, 9, dtype=torch.float64)
-            alpha = 0.5 / curvature.lipschitz(problem, torch.cartesian_prod(coarse, coarse)).L
+            L = curvature.lipschitz(problem, torch.cartesian_prod(coarse, coarse)).L
+            if not 0 < L < float("inf"):  # NaN included
+                raise ValueError(f"L must be positive and finite on the grid, got {L}: give the step by --alpha.")
+            alpha = 0.5 / L
         found = dynamics.basins(
             dynamics.GradientMap(problem, alpha),
             (axis, axis),

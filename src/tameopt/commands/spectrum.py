@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -34,7 +35,7 @@ def spectrum(
     with progress(quiet) as show:
         found = curvature.spectrum(problem, theta, k, tolerance=tolerance, generator=generator, notify=show)
         bulk = curvature.density(problem, theta, generator=generator, notify=show) if density else None
-        gradient_norm = float(problem.gradient(theta).norm())
+        value, gradient = problem.value_and_gradient(theta)
     if picture is not None:
         from tameopt.curvature.point_findings import eigenvalue_picture
 
@@ -48,7 +49,8 @@ def spectrum(
         "eigenvalues": found.rows(),
         "complete": found.complete,
         "missed_99": found.missed,
-        "gradient_norm": gradient_norm,
+        "value": float(value),
+        "gradient_norm": float(gradient.norm()),
         "products": found.products,
         "failure": found.failure,
     }
@@ -91,6 +93,8 @@ def _print(document: dict[str, Any]) -> None:
             f"{100 * share.standard_error:.1f}% of the eigenvalues are below "
             f"{document['clearly_negative_below']:.2g}."
         )
+    if not math.isfinite(document["value"]):
+        console.print(f"F is {document['value']} at this point: it lies outside the domain of F.")
     if document["failure"]:
         console.print(f"Not finished: {document['failure']}.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -198,14 +199,16 @@ def judge(
     why = why[0].upper() + why[1:]
     index, nullity, index_interval, nullity_interval = _counts(found, zero_tolerance)
     size = max(1.0, float(theta.double().norm()))
-    finite = gradient_norm == gradient_norm and abs(gradient_norm) != float("inf")
+    finite = math.isfinite(gradient_norm) and math.isfinite(value)
     norm = found.norm if found.all_ritz.numel() else 0.0
     distance = gradient_norm / norm if norm > 0 else (0.0 if gradient_norm == 0 else float("inf"))
     # what rounding leaves of a gradient that is exactly 0: our choice, some 100 ulp of the terms that cancel
     rounding = 100 * torch.finfo(found.vectors.dtype).eps * max(norm * size, abs(value))
     critical = finite and (gradient_norm <= rounding or distance <= gradient_tolerance * size)
     if not finite:
-        kind, reason = "undecided", f"norm(grad F) is {gradient_norm} at this point."
+        # 1 / x is a number where log x is none: a finite gradient does not make theta a point of F
+        what = f"F is {value}" if not math.isfinite(value) else f"norm(grad F) is {gradient_norm}"
+        kind, reason = "undecided", f"{what} at this point."
     elif found.failure and found.all_ritz.numel() == 0:
         kind, reason = "undecided", f"the Hessian could not be evaluated: {found.failure}."
     elif not critical:

@@ -108,6 +108,9 @@ def find_critical_points(
         raise ValueError(f"starts must have shape (m, {problem.dim}) with m > 0, got {tuple(starts.shape)}.")
     search = _Search(problem, tolerance, max_steps)
     ends, done, flat = search.run(starts.to(problem.device, problem.dtype), notify)
+    # where F is no number its gradient may be one all the same (log x at -1)
+    defined = torch.stack([torch.isfinite(problem.value(end)) for end in ends])
+    done, flat = done & defined, flat & defined
     points, counts = _classes(problem, ends[done], tolerance, notify)
     return FoundPoints(points, counts, ends[done], ends[flat], int((~done & ~flat).sum()))
 

@@ -74,6 +74,8 @@ class Jets:
         if operation in ("add", "sub", "mul", "div"):
             y = jet(arguments[1])
             if operation == "div":
+                if not (y[0] > 0 or y[0] < 0):
+                    raise Undecided
                 inverse = 1 / y[0]
                 y = self._chain(y, inverse, -inverse * inverse, 2 * inverse * inverse * inverse)
             return self._product(x, y) if operation in ("mul", "div") else self._sum(x, y, operation == "sub")
@@ -129,6 +131,9 @@ def _power(x: Any, exponent: int, one: Any) -> Any:
 
 
 def arb_unary(operation: str, x: Any) -> tuple[Any, Any, Any]:
+    if operation in ("log", "sqrt") and not x > 0:
+        # the formula of the derivative, 1 / x, has values where the function has none: nothing may be proved there
+        raise Undecided
     if operation == "exp":
         value = x.exp()
         return value, value, value
