@@ -32,9 +32,9 @@ from tameopt.optim.step_layout import Gradients, laid_out_alike
 NAME, FOLDS = "cpu", False
 
 # Our choices. The shortest chunk is long enough to amortise its table look-ups (about 20 ns); the longest is short
-# enough to balance threads. In between, some chunks a thread: two threads took 23 ms for Adam on 4M elements in chunks
-# of 262144, 29 ms in chunks of 65536 (whole steps, machine shared). Below the threshold waking a second thread (about
-# 50 us) costs more than it saves.
+# enough to balance threads. In between, some chunks a thread: two threads took 23 ms for Adam on 4M elements by
+# chunks of 262144, 29 ms by chunks of 65536 (whole steps, machine shared). Below the threshold waking a second thread
+# (about 50 us) costs more than it saves.
 CHUNK = 16384
 _LONGEST_CHUNK, _CHUNKS_PER_THREAD = 262_144, 4
 _ELEMENTS_FOR_THREADS = 200_000
