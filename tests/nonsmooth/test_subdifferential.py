@@ -240,6 +240,14 @@ def test_counts_of_generic_hyperplanes():
         fan_of(local.circuit, local.entry, most_cells=10)
 
 
+def test_too_many_kinks_are_counted_at_once_and_sampling_is_offered():
+    """60 hyperplanes in 4 dimensions: 68,560 cells, refused after a few hundred."""
+    A = torch.tensor(np.random.default_rng(0).integers(-50, 51, (60, 4))).double()
+    signs = torch.tensor([1.0, -1.0] * 30).double()
+    with pytest.raises(TooManyKinks, match=r"60 kinks are active, in 4 dimensions: about 68,560 cells.*goldstein"):
+        subdifferential(lambda x: ((A @ x).abs() * signs).sum(), [0] * 4)
+
+
 def test_four_side_by_side_and_their_pictures():
     sets = all_subdifferentials(saddle, [0, 0])
     assert [found.empty for found in sets.values()] == [True, True, False, False]

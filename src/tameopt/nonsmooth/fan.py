@@ -112,7 +112,9 @@ def fan_of(circuit: Circuit, F: Entry, *, most_cells: int = 20_000) -> Fan:
             for sign, new_rows, point in _sides(primitive(a), rows, inside):
                 grown.append(([*slopes, a], [*signs, sign], new_rows, point))
         partial = grown
-        if len(partial) > most_cells:
+        # once the first hundred cells are those of general position, the rest is not waited for
+        generic = len(partial) >= 100 and 2 * len(partial) >= generic_count(k + 1, len(pivots))
+        if len(partial) > most_cells or (generic and generic_count(m, len(pivots)) > 2 * most_cells):
             raise TooManyKinks(
                 f"{m} kinks are active, in {len(pivots)} dimensions: about {generic_count(m, len(pivots)):,} cells, "
                 f"more than {most_cells:,}. Ask for goldstein(...), which samples, or raise most_cells."
