@@ -40,6 +40,11 @@ def test_no_constant_is_proved_where_there_is_none():
         problem_of(lambda t: torch.sqrt(t[0] + 1) + t[1]), [-1, -1], [1, 1], max_cells=40
     )
     assert pole.verdict is Verdict.UNKNOWN
+    # the formula of log's second derivative is at most 1 there, where log has no values
+    outside = tame.curvature.lipschitz_on_box(
+        problem_of(lambda t: torch.log(t[0]) + t[1]), [-2, -1], [-1, 1], max_cells=40
+    )
+    assert outside.verdict is Verdict.UNKNOWN
 
 
 def test_bad_boxes():

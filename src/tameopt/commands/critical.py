@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -123,7 +124,8 @@ def _print(document: dict[str, Any]) -> None:
         count = f"{low}" if low == high else f"{low} to {high}" if index is None else f"{index} ({low} to {high})"
         console.print(f"{document['kind']}   {document['verdict']}")
         console.print(document["reason"])
-        console.print(f"F = {document['value']:.6g}; directions that curve down: {count}.")
+        if math.isfinite(document["value"]):
+            console.print(f"F = {document['value']:.6g}; directions that curve down: {count}.")
         return
     console.print(document["summary"])
     table = Table(box=None, header_style="bold")

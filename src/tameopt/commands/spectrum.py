@@ -94,7 +94,7 @@ def _print(document: dict[str, Any]) -> None:
             f"{document['clearly_negative_below']:.2g}."
         )
     if not math.isfinite(document["value"]):
-        console.print(f"F is {document['value']} at this point: it lies outside the domain of F.")
+        console.print(f"F is {document['value']} at this point: these numbers say nothing about F.")
     if document["failure"]:
         console.print(f"Not finished: {document['failure']}.")
 
