@@ -50,15 +50,15 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(entries(package))
 
 
-def entry(package: str, name: str) -> Any:
-    """The entry of that name.
+def entry(package: str, name: str, kind: str = "") -> Any:
+    """The entry of that name; kind: what people call the entries, the package's own name by default.
 
     Raises ValueError with the nearest name when there is none.
     """
     found = entries(package)
     if name in found:
         return found[name]
-    kind = package.rsplit(".", 1)[-1]
+    kind = kind or package.rsplit(".", 1)[-1]
     by_lower = {known.lower(): known for known in found}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     hint = f" Did you mean {by_lower[near[0]]!r}?" if near else ""

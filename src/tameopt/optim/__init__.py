@@ -35,7 +35,7 @@ def entry(name: str) -> Any:
 
     Raises ValueError with the nearest name when there is none.
     """
-    return catalogue.entry(_RULES, name)
+    return catalogue.entry(_RULES, name, "optimizers")
 
 
 def __getattr__(name: str) -> Any:

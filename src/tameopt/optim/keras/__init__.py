@@ -22,7 +22,7 @@ def names() -> tuple[str, ...]:
 
 def entry(name: str) -> Any:
     """What the catalogue knows of an optimizer. Raises ValueError with the nearest name when there is none."""
-    return catalogue.entry(__name__, name)
+    return catalogue.entry(__name__, name, "Keras optimizers")
 
 
 def __getattr__(name: str) -> Any:
