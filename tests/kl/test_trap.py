@@ -374,3 +374,13 @@ def test_where_rounding_is_not_small_beside_norm_u_the_checkers_numbers_are_clai
     assert proved.u0 > plain.u0 * (1 + 1e-7) + 1e-12
     found = trap_certificate(problem, theta)
     assert found.verdict is Verdict.PROVED and found.u0 == proved.u0
+
+
+def test_what_is_assumed_of_a_loss_is_said(certified):
+    problem, certificate = certified
+    assert certificate.assumption == "" and "assumes" not in certificate.finding().statement
+    own = Problem(problem.model, lambda output, target: ((output - target) ** 2).mean(), problem.batches.whole)
+    found = trap_certificate(own)
+    assert found.verdict is Verdict.PROVED
+    assert "This assumes that the loss is" in found.finding().statement
+    assert "12 probes found it to be" in found.finding().statement

@@ -128,7 +128,7 @@ def test_wrong_types():
 def test_unknown_optimizer():
     with pytest.raises(AttributeError, match=r"tameopt\.optim has no optimizer 'Adams': it has ASGD, Ada"):
         _ = optim.Adams
-    with pytest.raises(ValueError, match="'adam' is not one of tameopt's optimizers: ASGD, .* Did you mean 'Adam'"):
+    with pytest.raises(ValueError, match=r"'adam' is not one of tameopt's optimizers: ASGD, .* Did you mean 'Adam'"):
         optim.entry("adam")
 
 

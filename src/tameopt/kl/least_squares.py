@@ -15,7 +15,8 @@ _PROBES = 6
 class LeastSquares:
     """F(theta) = scale * norm(outputs - targets)^2 as far as probing tells, or why not.
 
-    holds: whether every probe agreed; scale: of the total over all samples (1/(n k) for torch's mean mse);
+    holds: whether every probe agreed; known: whether it is torch's own mean squared error (nothing is assumed);
+    scale: of the total over all samples (1/(n k) for torch's mean mse);
     error: largest relative disagreement; reason: when it does not hold.
     """
 
@@ -23,6 +24,17 @@ class LeastSquares:
     scale: float
     error: float
     reason: str = ""
+    known: bool = False
+
+    @property
+    def assumption(self) -> str:
+        """What a proof about F assumes of the loss, as a sentence; "" for torch's own."""
+        if self.known:
+            return ""
+        return (
+            f"This assumes that the loss is {self.scale:.4g} norm(outputs - targets)^2, which {2 * _PROBES} probes "
+            "found it to be."
+        )
 
 
 def least_squares(problem: Problem, seed: int = 0) -> LeastSquares:
@@ -68,4 +80,5 @@ def least_squares(problem: Problem, seed: int = 0) -> LeastSquares:
     total = per_batch if problem.reduction != "mean" else per_batch * count / problem.n
     if problem.reduction == "none":
         total = per_batch / problem.n
-    return LeastSquares(True, total, error)
+    known = type(problem.loss) is torch.nn.MSELoss or problem.loss is torch.nn.functional.mse_loss
+    return LeastSquares(True, total, error, known=known)
