@@ -8,7 +8,7 @@ from torch import nn
 
 import tameopt as tame
 from tameopt.evidence import Verdict
-from tameopt.nonsmooth import check_backprop
+from tameopt.nonsmooth import check_backprop, safe_gradient
 from tameopt.nonsmooth.backprop import lemma_certificate, margin_certificate
 from tameopt.nonsmooth.kinks import census, graphs_of
 
@@ -471,3 +471,10 @@ def test_an_unknown_operator_is_not_trusted():
 def test_a_point_is_required():
     with pytest.raises(ValueError, match="needs the point x"):
         check_backprop(lambda x: x.sum())
+
+
+@pytest.mark.parametrize("ask", [check_backprop, safe_gradient], ids=lambda ask: ask.__name__)
+@pytest.mark.parametrize("entry", [float("nan"), float("inf")])
+def test_a_finite_point_is_required(ask, entry):
+    with pytest.raises(ValueError, match="x must be finite"):
+        ask(lambda x: x.abs().sum(), torch.tensor([1.0, entry]))

@@ -59,8 +59,11 @@ class Backprop:
 def as_problem(F: Problem | Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor | None) -> Problem:
     """A problem as it is, a plain function of x: (d,) as one.
 
-    Raises ValueError when a plain function comes without a point.
+    Raises ValueError when a plain function comes without a point, and for a point that is not finite.
     """
+    point = F.theta if x is None and isinstance(F, Problem) else x
+    if point is not None and not bool(torch.isfinite(point).all()):
+        raise ValueError("x must be finite, it has NaN or infinite entries.")
     if isinstance(F, Problem):
         return F
     if x is None:

@@ -78,8 +78,6 @@ def clarke_distance(
         raise ValueError(f"calls must be >= 1, got {calls}: each one looks into one cell of the kinks.")
     problem = as_problem(F, x)
     theta = problem.theta if x is None else x.detach().to(problem.device, problem.dtype)
-    if not bool(torch.isfinite(theta).all()):
-        raise ValueError("x must be finite, it has NaN or infinite entries.")
     begun = time.perf_counter()
     oracle, generator = SafeGradient(problem, seed=seed), torch.Generator().manual_seed(seed)
     found: list[np.ndarray] = []
