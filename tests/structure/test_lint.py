@@ -14,6 +14,7 @@ from tameopt.structure.lint import lint, sarif
 
 _T = torch.tensor([0.5, 0.7, 0.2], dtype=torch.float64)
 
+_FIRST = torch.tensor([True, False, False])
 _JORDAN = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
 
 
@@ -69,6 +70,7 @@ _TRAPS = [
     (lambda t: torch.pow(0.0, t).sum(), "TAME104", False),
     (lambda t: t[torch.zeros(3, dtype=torch.bool)].mean(), "TAME117", False),
     (lambda t: t.masked_fill(torch.ones(3, dtype=torch.bool), -torch.inf).softmax(0).sum(), "TAME113", False),
+    (lambda t: (t[:, None] + t).masked_fill(_FIRST, -torch.inf).softmax(0)[0, 1], "TAME113", False),
     (lambda t: t.masked_fill(torch.ones(3, dtype=torch.bool), -torch.inf).logsumexp(0), "TAME113", False),
     (lambda t: functional.kl_div(_T.log(), t, reduction="sum"), "TAME107", True),
     (lambda t: torch.linalg.det(torch.outer(t, t)), "TAME112", False),
@@ -115,6 +117,10 @@ _GUARDED = [
     lambda t: functional.elu(t, 2.0).sum() + t.prod(),
     lambda t: t[torch.tensor([True, False, True])].mean(),
     lambda t: torch.pow(2.0, t).sum(),
+    # causal: every row keeps an entry
+    lambda t: (t[:, None] + t).masked_fill(torch.ones(3, 3).triu(1).bool(), -torch.inf).softmax(-1)[1, 0],
+    # a column that nobody looks at is no row
+    lambda t: (t[:, None] + t).masked_fill(torch.tensor([True, False, False]), -torch.inf).softmax(-1)[0, 1],
 ]
 
 

@@ -161,8 +161,9 @@ def _witness(
         arguments = watch.seen.get(index)
         if arguments is None or index >= len(program.nodes) or program.nodes[index].op != node.op:
             continue
+        dim = node.arguments.get("dim")
         try:
-            hit = trap.bad(arguments)
+            hit = trap.bad(arguments if dim is None else {**arguments, "dim": torch.tensor(dim)})
         except (RuntimeError, KeyError):
             hit = False
         if hit:
@@ -344,7 +345,7 @@ def _obstructed(program: Program) -> Iterator[Lint]:
         if item.kind in ("value leaves torch", "branch"):
             node = Node(item.operator, {}, {}, (), (), place=item.place)
             words = (
-                item.message,
+                item.message.partition(":")[0],
                 "the gradient of the branch taken" if item.kind == "branch" else "no gradient through it",
                 "nothing, if the two branches agree on the boundary", "torch.where, or a tensor instead of .item()",
             )  # fmt: skip

@@ -138,8 +138,8 @@ TRAPS: tuple[Trap, ...] = (
     ),
     Trap(
         "TAME113", ("_softmax", "_log_softmax", "logsumexp"), lambda call: not call.tensors[0].extended,
-        lambda a: bool((a["self"] == -torch.inf).all(dim=-1).any()) if a["self"].ndim else False,
-        "softmax over a row whose entries can all be masked", "NaN", "the distribution over nothing is not defined",
+        lambda a: bool(torch.isneginf(a["self"]).all(dim=tuple(a["dim"].reshape(-1).tolist())).any()),
+        "softmax over a row whose entries are all masked", "NaN", "the distribution over nothing is not defined",
         "keep one entry unmasked, or mask with a large finite number and drop the row afterwards",
     ),
     Trap(
@@ -172,6 +172,7 @@ BY_OPERATOR: dict[str, tuple[Trap, ...]] = {
     operator: tuple(trap for trap in TRAPS if operator in trap.operators)
     for operator in {operator for trap in TRAPS for operator in trap.operators}
 }
-# said only where it happens at the values given, or in the place that the text names
-ONLY_WHEN_HIT = frozenset({"TAME116"})
+# said only where it happens at the values given (masks and targets do not move with theta), or in the place that the
+# text names
+ONLY_WHEN_HIT = frozenset({"TAME113", "TAME116"})
 ONLY_INSIDE_WHERE = frozenset({"TAME115"})
