@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tameopt import problems
-from tameopt.noise import accumulation_points, limit_set
+from tameopt.noise import accumulation_points, interpolate, limit_set
 from tameopt.noise.limit_interval import limit_interval
 from tameopt.problem import Problem
 from tameopt.run import Run
@@ -94,3 +96,11 @@ def test_too_few_iterates(tmp_path: Path) -> None:
         run.save_block("theta", range(3), torch.zeros(3, 2))
         with pytest.raises(ValueError, match="at least 4 finite iterates of the last quarter must be"):
             accumulation_points(problems.load("saddle"), run)
+
+
+@pytest.mark.parametrize(
+    "analysis", [limit_set, interpolate, lambda run: accumulation_points(problems.load("quadratic"), run)]
+)
+def test_what_is_no_run_is_named(analysis: Callable[[Any], object]) -> None:
+    with pytest.raises(TypeError, match=r"must be a tameopt\.run\.Run, got str: of a watched loop give its \.run"):
+        analysis("runs/digits")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from tameopt.noise._display import HtmlText
-from tameopt.noise.windows import problem_of_run
+from tameopt.noise.windows import problem_of_run, require_run
 from tameopt.nonsmooth.goldstein import goldstein
 from tameopt.nonsmooth.graph import TraceError
 from tameopt.nonsmooth.kinks import census
@@ -59,7 +59,7 @@ def accumulation_points(
 
     Raises ValueError when fewer than 4 finite iterates were recorded in the last quarter.
     """
-    steps = run.vector_steps("theta")
+    steps = require_run(run).vector_steps("theta")
     late = steps[steps >= 0.75 * steps.max()] if steps.size else steps
     if late.size > iterates:
         # by time, not by number: a window of consecutive iterates at the end must not stand for the whole quarter

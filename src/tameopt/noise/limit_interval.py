@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from tameopt.noise._display import HtmlText
+from tameopt.noise.windows import require_run
 from tameopt.picture import Picture, Series
 from tameopt.run import Run
 
@@ -93,7 +94,7 @@ def limit_set(run: Run, blocks: int = 4) -> LimitSet:
 
     Reads the recorded exact values "full_loss"; no gradient is computed. "too short" below 6 values a block.
     """
-    steps, values = run.series("full_loss")
+    steps, values = require_run(run).series("full_loss")
     return limit_interval(steps, values, recorded_times(run, steps), blocks)
 
 

@@ -59,6 +59,16 @@ def recorded_alphas(run: Run, steps: np.ndarray) -> np.ndarray | None:
     return np.array([schedule(int(k)) for k in steps])
 
 
+def require_run(run: Run) -> Run:
+    """The run itself; TypeError with what to pass for what people pass instead."""
+    if not isinstance(run, Run):
+        raise TypeError(
+            f"run must be a tameopt.run.Run, got {type(run).__name__}: of a watched loop give its .run, of a folder "
+            "Run.open(folder)."
+        )
+    return run
+
+
 def problem_of_run(problem: Problem, run: Run) -> Problem:
     """The problem with the last recorded buffers of the run: BatchNorm's running statistics belong to its F."""
     buffers = run.buffers()
@@ -67,7 +77,7 @@ def problem_of_run(problem: Problem, run: Run) -> Problem:
 
 def spans(run: Run, name: str = "theta", least: int = 3) -> list[tuple[int, int]]:
     """(first, last) of every stretch of at least `least` consecutive steps at which the vector was saved."""
-    steps = run.vector_steps(name)
+    steps = require_run(run).vector_steps(name)
     if steps.size == 0:
         return []
     breaks = np.flatnonzero(np.diff(steps) != 1)
