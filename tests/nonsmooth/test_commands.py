@@ -48,6 +48,8 @@ def test_prox_listed_and_computed(run):
     assert "nuclear" in run("prox")[1]
     assert json.loads(run("prox", "l1", "3,-0.5", "--json")[1])["x"] == [2.0, 0.0]
     assert "lam=1.0" in run("prox", "mcp")[1]
+    assert "not unique: 2 has the minimisers 0.0 and 2.0" in run("prox", "l0", "2,3", "--t", "2")[1]
+    assert json.loads(run("prox", "rank", "2;0", "--t", "2", "--json")[1])["several"]["v"][1] == [[2.0], [0.0]]
     computed = json.loads(run("prox", "s_sparse", "3,-0.5,1", "--set", "s=2", "--json")[1])
     assert computed["x"] == [3.0, 0.0, 1.0]
 

@@ -155,6 +155,47 @@ def test_all_minimisers_where_they_are_several():
     assert prox.l1.all_minimisers(torch.tensor([3.0]), 1.0)[0].tolist() == [2.0]
 
 
+JUMPS = [
+    ("l0", {}, 1.3), ("l_half", {}, 0.7), ("l_two_thirds", {}, 0.7), ("mcp", {"lam": 0.7, "gamma": 0.9}, 2.0),
+    ("scad", {"lam": 0.5, "a": 2.2}, 4.0), ("log_sum", {"eps": 0.1}, 1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name,given,t", JUMPS)
+def test_both_sides_of_a_jump_are_listed(name, given, t):
+    """The place of the jump by bisection on the map alone; there both limits are minimisers, elsewhere one is."""
+    entry = prox.entry(name)
+    low, high = torch.tensor(0.0, dtype=torch.float64), torch.tensor(8.0, dtype=torch.float64)
+    for _ in range(80):
+        middle = (low + high) / 2
+        small = float(entry(middle, t, **given)) < 1e-9
+        low, high = (middle, high) if small else (low, middle)
+    found = sorted(float(x) for x in entry.all_minimisers(low, t, **given))
+    assert len(found) == 2
+    assert found[0] == 0
+    assert found[1] == pytest.approx(float(entry(high * (1 + 1e-12), t, **given)), rel=1e-6)
+    costs = [_objective(entry, torch.tensor(x, dtype=torch.float64), low, t, given) for x in found]
+    assert costs[0] == pytest.approx(costs[1], rel=1e-12)
+    for factor in (0.9, 1.1):
+        assert len(entry.all_minimisers(low * factor, t, **given)) == 1
+    negative = sorted(float(x) for x in entry.all_minimisers(-low, t, **given))
+    assert negative == [-found[1], 0]
+
+
+def test_all_minimisers_of_the_rank():
+    u = torch.linalg.qr(torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
+    v = 3 * torch.outer(u[:, 0], u[:3, 1]) / u[:3, 1].norm()
+    listed = prox.rank.all_minimisers(v, 4.5)
+    assert sorted(int(torch.linalg.matrix_rank(x)) for x in listed) == [0, 1]
+    assert len(prox.rank.all_minimisers(v, 4.4)) == len(prox.rank.all_minimisers(v, 4.6)) == 1
+    for x in listed:
+        assert _objective(prox.rank, x, v, 4.5, {}) == pytest.approx(1.0, rel=1e-12)
+    with pytest.raises(ValueError, match=r"one number, got shape \(2,\)"):
+        prox.l0.all_minimisers(torch.ones(2), 1.0)
+    with pytest.raises(ValueError, match="one vector, got shape"):
+        prox.s_sparse.all_minimisers(torch.ones(2, 2), 1.0)
+
+
 @pytest.mark.parametrize("name,given", [case for case in CASES if case[0] not in ("tv1d", "rank", "s_sparse", "l0")])
 def test_it_is_differentiable_almost_everywhere(name, given):
     v = _v(name, seed=9).requires_grad_()

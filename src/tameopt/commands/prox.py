@@ -132,8 +132,23 @@ def _computed(
     point = torch.tensor(rows if len(rows) > 1 else rows[0], dtype=torch.float64)
     x = found(point, t, **given)
     value = found.evaluate(x, **given)
-    document = {"name": name, "v": point.tolist(), "t": t, "x": x.tolist(), "f": float(value)}
-    return document, [f"{x.tolist()}", f"  f = {float(value):.6g}"]
+    several = _several(found, point, t, given)
+    document = {"name": name, "v": point.tolist(), "t": t, "x": x.tolist(), "f": float(value), "several": several}
+    lines = [f"{x.tolist()}", f"  f = {float(value):.6g}"]
+    for what, minimisers in several.items():
+        lines.append(f"  not unique: {what} has the minimisers {' and '.join(map(str, minimisers))}")
+    return document, lines
+
+
+def _several(found: Any, point: Any, t: float, given: dict[str, Any]) -> dict[str, list[Any]]:
+    """All minimisers of each number of v, or of v, that has more than one."""
+    parts = (
+        {f"{float(number):g}": number for number in point.reshape(-1)} if found.acts_on == "entries" else {"v": point}
+    )
+    if found.minimisers is None or (found.acts_on == "vectors" and point.ndim > 1):
+        return {}
+    listed = {what: found.all_minimisers(part, t, **given) for what, part in parts.items()}
+    return {what: [x.tolist() for x in all_of] for what, all_of in listed.items() if len(all_of) > 1}
 
 
 def _number(text: str) -> float:

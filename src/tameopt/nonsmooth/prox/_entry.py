@@ -72,9 +72,19 @@ class Prox:
         return self.value(x, **self._checked(parameters))
 
     def all_minimisers(self, v: torch.Tensor, t: float = 1.0, **parameters: Any) -> list[torch.Tensor]:
-        """Every minimiser for one number (or one vector, where f acts on vectors); one where it is unique."""
+        """Every minimiser for one number (one vector or matrix, where f acts on those); one where it is unique.
+
+        Ties are told up to a few units in the last place. Raises ValueError for more than one number, vector or
+        matrix where there can be several, and as a call does.
+        """
+        found = self(v, t, **parameters)
         if self.minimisers is None:
-            return [self(v, t, **parameters)]
+            return [found]
+        if v.numel() != 1 if self.acts_on == "entries" else v.ndim != (1 if self.acts_on == "vectors" else 2):
+            one = {"entries": "number", "vectors": "vector", "matrices": "matrix"}[self.acts_on]
+            raise ValueError(
+                f"all minimisers are listed for one {one}, got shape {tuple(v.shape)}: ask one at a time."
+            )
         return self.minimisers(v, float(t), **self._checked(parameters))
 
     def picture(self, t: float = 1.0, *, reach: float = 4.0, **parameters: Any) -> Picture:
