@@ -100,3 +100,12 @@ def test_bad_points_and_nan():
         GradientMap(lee, 0.1).is_diffeomorphism(torch.zeros(2))
     lost = GradientMap(lambda t: torch.sqrt(t).sum(), 0.1).inverse(torch.tensor([-5.0], dtype=F64))
     assert not lost.converged and lost.error == math.inf
+
+
+def test_points_and_ways_outside_the_domain_of_F_decide_nothing():
+    slow = GradientMap(lambda t: t[0] * t[0].abs().log() + 0 * (t[0].abs() - 1).sqrt(), 0.2)
+    with pytest.raises(ValueError, match="finite at the points, at number 1"):
+        slow.is_diffeomorphism([[2.0], [0.5]])
+    # alpha F'' = 0.1 |t|: below 1 at -9, above at 20; halving meets 5.5, where there is no F
+    wide = GradientMap(lambda t: t[0].abs() ** 3 / 6 + 0 * (t[0].abs() - 8).sqrt(), 0.1)
+    assert wide.is_diffeomorphism([[-9.0], [20.0]]).verdict is Verdict.UNKNOWN

@@ -190,12 +190,17 @@ class GradientMap:
         from `tries` random starts near each of up to 5 points.
 
         MEASURED says that alpha L < 1 at the points, never more. Cost: the spectra's ends at m points.
+
+        Raises ValueError for points of another shape, or where F or its gradient is not finite.
         """
         like = points if isinstance(points, torch.Tensor) else torch.tensor(points, dtype=torch.float64)
         if like.ndim != 2 or like.shape[0] == 0:
             raise ValueError(f"points must have shape (m, d) with m > 0, got {tuple(like.shape)}.")
         problem = self.problem(like[0])
         where = like.to(problem.device, problem.dtype)
+        for number, x in enumerate(where):
+            if not _is_defined(problem, x):
+                raise ValueError(f"F and its gradient must be finite at the points, at number {number} they are not.")
         found = [spectrum(problem, x, 1, max_products=80) for x in where]
         tops = [self.alpha * one.lambda_max for one in found]
         alpha_l = max(self.alpha * one.norm for one in found)
@@ -222,6 +227,9 @@ class GradientMap:
         """Bisect alpha lambda_max = 1 on a segment; the limit is singular, or a point where F is not C^2."""
         for _ in range(60):
             middle = (low + high) / 2
+            if not _is_defined(problem, middle):
+                reason = "alpha lambda_max passes 1 between two points, but F is not finite all the way between them"
+                return Diffeomorphism(Verdict.UNKNOWN, alpha_l, {}, reason)
             one = spectrum(problem, middle, 1, max_products=80)
             low, high = (middle, high) if self.alpha * one.lambda_max < 1 else (low, middle)
             if float((high - low).norm()) <= 1e-15 * max(1.0, float(high.norm())):
@@ -280,3 +288,8 @@ def _root(problem: Problem, alpha: float, start: torch.Tensor, image: torch.Tens
         step = torch.linalg.lstsq(jacobian, -rest[:, None]).solution[:, 0]
         y = y + step * min(1.0, 2 * max(1.0, float(y.norm())) / max(float(step.norm()), 1e-300))
     return y
+
+
+def _is_defined(problem: Problem, x: torch.Tensor) -> bool:
+    value, gradient = problem.value_and_gradient(x)
+    return bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all())
