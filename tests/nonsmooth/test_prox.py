@@ -257,3 +257,12 @@ def test_the_catalogue_is_whole():
     )
     assert set(wanted.split()) == set(prox.names())
     assert all(np.isfinite(float(prox.entry(n).evaluate(prox.entry(n)(_v(n), 1.0)))) for n in prox.names())
+
+
+@pytest.mark.parametrize("size", [1e-145, 1e-3, 1.0, 1e145])
+def test_the_norm_of_one_vector_at_every_size(size):
+    v = size * torch.tensor([3.0, 4.0], dtype=torch.float64)
+    for t in (size, 6 * size):
+        expected = v * max(0.0, 1 - t / (5 * size))
+        followed = prox.l2(v.clone().requires_grad_(), t)
+        assert torch.allclose(prox.l2(v, t), expected, rtol=1e-14, atol=0) and torch.allclose(followed, expected)
