@@ -75,7 +75,8 @@ def backprop_finding(found: Census, backprop: Backprop) -> Finding:
         words = {
             "smooth": "Backprop returns the gradient: no operator of the loss has a kink.",
             "lemma": "What backprop computes is, in exact arithmetic, a Clarke subgradient at every theta, for every "
-            "batch: each kink has trainable parameters of its own that move it to the sides PyTorch averages.",
+            "batch: each kink has trainable parameters of its own that move it to the side whose derivative PyTorch "
+            "takes (to both, where it takes their mean).",
             "margins": "Backprop returns the gradient here: every kink input is away from its kink by more "
             "than all rounding.",
             "membership": f"Backprop's output is a Clarke subgradient here: {backprop.reason}.",
