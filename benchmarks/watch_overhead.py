@@ -2,9 +2,10 @@
 
 Prints, for digits-mlp, a small CNN and a small transformer on the CPU: median seconds of the plain arm, the ratio of
 the pairs (quartiles; of wall time, and of CPU time), the ratio of the quickest of each arm (which a noisy machine
-disturbs least), the watch's own
-account of its cost, and whether the trained parameters are bit-identical. Then the peak memory of a process that
-trains with and without it.
+disturbs least), the watch's own account of its cost, and whether the trained parameters are bit-identical. Then the
+peak memory of a process that trains with and without it.
+
+With --blocks N: the two loops go on in turn, N blocks of 50 steps each, which a drifting machine disturbs least.
 
     python benchmarks/watch_overhead.py [--steps 3000] [--pairs 7] [--threads 2] [--only CNN]
 """
@@ -89,6 +90,36 @@ def train(build: Callable[[], nn.Module], steps: int, watched: bool) -> tuple[fl
     return seconds, cpu, torch.cat([p.detach().reshape(-1) for p in model.parameters()]), used, probes
 
 
+def in_turn(build: Callable[[], nn.Module], blocks: int) -> dict[str, float | list[float]]:
+    """Microseconds of a step of two loops that go on in turn, one of them watched, and their ratio."""
+    images, labels = digits()
+    loss_fn = nn.CrossEntropyLoss()
+    torch.manual_seed(0)
+    indices = torch.randint(len(labels), (50, 64))
+    plain, seen = build(), build()
+    loops = [(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)) for model in (plain, seen)]
+    seconds: tuple[list[float], list[float]] = ([], [])
+    with tempfile.TemporaryDirectory() as folder:
+        with tame.watch(seen, loops[1][1], loss_fn, (images, labels), out=folder, name="bench") as watching:
+            for block in range(blocks):
+                for which in (0, 1) if block % 2 else (1, 0):
+                    model, optimizer = loops[which]
+                    begun = time.perf_counter()
+                    for index in indices:
+                        optimizer.zero_grad()
+                        loss_fn(model(images[index]), labels[index]).backward()
+                        optimizer.step()
+                    seconds[which].append(time.perf_counter() - begun)
+        used = watching.budget.used
+    ratios = [b / a for a, b in zip(*seconds, strict=True)]
+    return {
+        "microseconds a step without, with": [round(2e4 * statistics.median(part), 1) for part in seconds],
+        "ratio of the sums": round(sum(seconds[1]) / sum(seconds[0]), 4),
+        "ratio of the blocks": [round(q, 4) for q in statistics.quantiles(ratios, n=4)],
+        "own account": round(used, 4),
+    }
+
+
 LOOPS = (("digits-mlp", mlp, 1.0), ("CNN", cnn, 0.2), ("transformer", SmallTransformer, 0.2))
 
 
@@ -111,6 +142,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="loops whose name contains this; with all of --steps")
+    parser.add_argument("--blocks", type=int, default=0, help="the two loops in turn, this many blocks of 50 steps")
     parser.add_argument("--alone", default="", help="train this loop alone and print the peak memory")
     parser.add_argument("--watched", action="store_true")
     options = parser.parse_args()
@@ -122,6 +154,9 @@ def main() -> None:
     rows = []
     for name, build, factor in LOOPS:
         if options.only not in name:
+            continue
+        if options.blocks:
+            print(json.dumps({"loop": name, **in_turn(build, options.blocks)}))
             continue
         steps = options.steps if options.only else max(int(options.steps * factor), 50)
         train(build, steps // 4, False)

@@ -250,7 +250,7 @@ def faster_mode(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> He
             wide[REVERSE] = seconds(graph.product, _WIDE)
         samples = graph.samples
         del graph
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError) as error:  # an operator without that derivative; told in the reason
         failures.append(f"{REVERSE}: {str(error).splitlines()[0]}")
         samples = 1
     try:

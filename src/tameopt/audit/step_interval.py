@@ -84,7 +84,7 @@ class StepInterval:
         low, high = self.whole.limit
         said = []
         if self.factor is None:
-            said.append(f"No stability limit of {self.method} is given: {self.reason}.")
+            said.append(f"No stability limit of {self.method.partition(',')[0]} is given: {self.reason}.")
         elif math.isinf(high):
             said.append("The loss curves up in no direction found: curvature sets no limit here.")
         else:

@@ -32,7 +32,7 @@ def product_seconds(problem: Problem, theta: torch.Tensor) -> float:
                 return _PRODUCT_IN_GRADIENTS * seconds * problem.n / size
             size = min(4 * size, size_of(first))
     except (RuntimeError, NotImplementedError):
-        return float("nan")
+        return float("nan")  # no price; the analysis meets the same error and names it
 
 
 def _gradient_seconds(problem: Problem, theta: torch.Tensor, batch: Batch) -> float:

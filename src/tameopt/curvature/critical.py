@@ -140,7 +140,7 @@ class _Search:
         if self.dense:
             try:
                 matrices = vmap(hessian(self.problem))(thetas)
-            except (RuntimeError, NotImplementedError):
+            except (RuntimeError, NotImplementedError):  # no batching rule: one start at a time
                 matrices = torch.stack([self.problem.hessian(theta).dense() for theta in thetas])
             matrices = torch.nan_to_num((matrices + matrices.transpose(1, 2)) / 2)
             values, basis = torch.linalg.eigh(matrices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tameopt.curvature.classification import Classification
+from tameopt.curvature.rigorous import PointProof
 from tameopt.evidence import Finding, Scope, proved, refuted
 
 _HOW_PROVED = "interval Newton or exact arithmetic at the critical point next to the last iterate"
@@ -32,10 +33,14 @@ def _by_index(point: Classification, claim: str, holds: Callable[[int], bool]) -
             estimate=point.spectrum.lambda_min,
             scope=Scope.POINT,
         )
+    return _refuted(claim, proof.statement, {"index": proof.index, "nullity": proof.nullity}, proof)
+
+
+def _refuted(claim: str, statement: str, witness: dict[str, int | None], proof: PointProof) -> Finding:
     return refuted(
         claim,
-        proof.statement,
-        {"index": proof.index, "nullity": proof.nullity, "distance": proof.distance},
+        statement,
+        {**witness, "distance": proof.distance},
         method=_HOW_PROVED,
         certificate=proof.certificate,
         scope=Scope.POINT,
@@ -49,14 +54,8 @@ def proved_hyperbolic(point: Classification) -> Finding | None:
     if proof.nullity == 0:
         statement = f"No Hessian eigenvalue is 0 there. {proof.statement}"
         return proved("point.hyperbolic", statement, proof.certificate, method=_HOW_PROVED, scope=Scope.POINT)
-    return refuted(
-        "point.hyperbolic",
-        f"{proof.nullity} Hessian eigenvalues are exactly 0. {proof.statement}",
-        {"nullity": proof.nullity, "distance": proof.distance},
-        method=_HOW_PROVED,
-        certificate=proof.certificate,
-        scope=Scope.POINT,
-    )
+    statement = f"{proof.nullity} Hessian eigenvalues are exactly 0. {proof.statement}"
+    return _refuted("point.hyperbolic", statement, {"nullity": proof.nullity}, proof)
 
 
 def proved_index(point: Classification) -> Finding | None:

@@ -48,7 +48,7 @@ def _batched_gradients(F: Problem | Map, probe: torch.Tensor) -> Map:
     slopes = vmap(grad(F))
     try:
         expected = slopes(probe)
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # no batching rule: one point at a time
         problem = F if isinstance(F, Problem) else Problem.from_function(F, probe[0])
         return lambda points: torch.stack([problem.gradient(point) for point in points])
     if isinstance(F, Problem) and not F.is_function:
@@ -82,7 +82,7 @@ def jacobians(T: GradientMap | Map, points: torch.Tensor) -> torch.Tensor:
             identity = torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
             return identity - T.alpha * vmap(hessian(T.F))(points)
         return vmap(jacrev(T))(points)
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # no batching rule: one point at a time
         return torch.stack([jacobian(T, point) for point in points])
 
 
