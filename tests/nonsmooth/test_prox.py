@@ -227,6 +227,41 @@ def test_into_a_buffer_and_in_place(name, given, dtype):
         entry(v, 0.6, out=torch.empty(3, dtype=dtype), **given)
 
 
+@pytest.mark.parametrize("name,given", [case for case in CASES if prox.entry(case[0]).into is not None])
+def test_large_results_in_memory_of_numpys(name, given, monkeypatch):
+    """The same numbers; and never where a derivative, a transform or another layout would be lost."""
+    entry, v = prox.entry(name), _v(name, seed=12)
+    f = lambda x: entry(x, 0.4, **given)  # noqa: E731
+    expected, h = f(v), torch.randn_like(v)
+    followed = torch.func.jvp(f, (v,), (h,))[1], torch.func.vjp(f, v)[1](h)[0], torch.vmap(f)(torch.stack([v, -v]))
+    turned = v.flip(0).transpose(0, -1)
+    elsewhere = f(v.bfloat16()), f(turned)
+    monkeypatch.setattr("tameopt.nonsmooth.prox._entry._HUGE", 0)
+    torch.testing.assert_close(f(v), expected, rtol=1e-15, atol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(f(v.clone().requires_grad_()), expected, rtol=1e-15, atol=0)
+    again = torch.func.jvp(f, (v,), (h,))[1], torch.func.vjp(f, v)[1](h)[0], torch.vmap(f)(torch.stack([v, -v]))
+    for before, after in zip(followed, again, strict=True):
+        assert torch.equal(before, after)
+    assert torch.equal(f(v.bfloat16()), elsewhere[0])
+    assert torch.equal(f(turned), elsewhere[1])
+    leaf = v.clone().requires_grad_()
+    assert f(leaf).requires_grad
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(v, h)
+        assert torch.equal(torch.autograd.forward_ad.unpack_dual(f(dual)).tangent, followed[0])
+
+
+def test_one_vector_under_transforms_and_at_the_ends_of_the_range():
+    v = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    for scale in (1e-150, 1.0, 1e150):
+        torch.testing.assert_close(prox.l2(scale * v, scale), 0.8 * scale * v, rtol=1e-15, atol=0)
+    batch = torch.stack([v, -2 * v])
+    torch.testing.assert_close(torch.vmap(lambda x: prox.l2(x, 1.0))(batch), prox.l2(batch, 1.0))
+    moved = torch.func.jvp(lambda x: prox.l2(x, 1.0), (v,), (v,))[1]
+    torch.testing.assert_close(moved, v)
+
+
 def test_bad_input():
     with pytest.raises(TypeError, match=r"floating tensor, got torch\.int64"):
         prox.l1(torch.tensor([1]), 1.0)

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from tameopt.picture import Picture, Series
 
 Shape = Literal["entries", "vectors", "matrices"]
+_HUGE = 2**22  # bytes from which numpy asks the kernel for huge pages (numpy/_core/src/multiarray/alloc.c)
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Prox:
     ) -> torch.Tensor:
         """prox_{t f}(v); written into `out` and returned where that is given, v itself for in place.
 
-        `out` saves the memory of a tensor, not time; what is written there is not differentiable. Raises TypeError
+        `out` saves the memory of a tensor; what is written there is not differentiable. A large fresh result on a CPU
+        that no derivative follows lies in memory of numpy's, 2 MiB a page: its storage cannot grow. Raises TypeError
         for a v that is no floating tensor, ValueError for t <= 0, a v of too few dimensions, another shape or dtype
         of out, or an unknown parameter.
         """
@@ -58,7 +63,12 @@ class Prox:
             raise ValueError(f"{self.name} acts on {self.acts_on}: v must have at least {needed} dimensions.")
         given = self._checked(parameters)
         if out is None:
-            return self.map(v, float(t), **given)
+            if self.into is None or v.nbytes < _HUGE or not _plain(v):
+                return self.map(v, float(t), **given)
+            # new memory costs a page fault a page: 2,000 for 8 MB, several times what the arithmetic takes
+            fresh = torch.from_numpy(np.empty(v.shape, dtype=_NUMPY[v.dtype]))
+            self.into(v, float(t), fresh, **given)
+            return fresh
         if out.shape != v.shape or out.dtype != v.dtype:
             raise ValueError(f"out must be {tuple(v.shape)} of {v.dtype}, got {tuple(out.shape)} of {out.dtype}.")
         with torch.no_grad():
@@ -105,6 +115,8 @@ class Prox:
         return Picture(f"prox-{self.name}", f"Proximal map of {self.name}", "v", "x", series, caption=caption)
 
     def _checked(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        if not parameters:
+            return {**self.parameters}
         unknown = sorted(set(parameters) - set(self.parameters))
         if unknown:
             known = ", ".join(self.parameters) or "none"
@@ -113,6 +125,21 @@ class Prox:
 
     def __repr__(self) -> str:
         return f"Prox({self.name}: {self.formula}, {self.kind}, on {self.acts_on})"
+
+
+def followed(v: torch.Tensor) -> bool:
+    """Whether autograd, forward mode, a transform of torch.func or a subclass reads what is done to v."""
+    # right after a pass over a large tensor each line of Python is a cache miss: no call more than needed
+    return (
+        type(v) is not torch.Tensor
+        or (v.requires_grad and torch.is_grad_enabled())
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.is_functorch_wrapped_tensor(v)
+    )
+
+
+def _plain(v: torch.Tensor) -> bool:
+    return v.is_cpu and v.dtype in _NUMPY and v.is_contiguous() and not followed(v)
 
 
 def positive(name: str, number: float) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
-from tameopt.nonsmooth.prox._entry import Prox
+from tameopt.nonsmooth.prox._entry import Prox, followed
 
 
 def value(x: torch.Tensor) -> torch.Tensor:
@@ -15,13 +17,13 @@ def value(x: torch.Tensor) -> torch.Tensor:
 
 def _factor(v: torch.Tensor, t: float) -> torch.Tensor | float:
     """max(0, 1 - t / norm(v)) of each vector."""
-    # a single vector that autograd does not follow: BLAS' norm is four times faster than torch's, where its squares
-    # neither overflow nor vanish
-    if v.ndim == 1 and v.device.type == "cpu" and v.dtype is torch.float64 and not v.requires_grad:
-        with np.errstate(over="ignore"):
-            norm = float(np.linalg.norm(v.numpy()))
-        if 1e-140 < norm < 1e140:
-            return max(0.0, 1 - t / norm)
+    # a single vector that no derivative follows: BLAS' product is four times faster than torch's norm, where the
+    # squares neither overflow nor vanish
+    if v.ndim == 1 and v.is_cpu and v.dtype is torch.float64 and not followed(v):
+        x = v.detach().numpy() if v.requires_grad else v.numpy()
+        squared = float(np.vdot(x, x))  # without a warning where it overflows, unlike np.dot
+        if 1e-280 < squared < 1e280:
+            return max(0.0, 1 - t / math.sqrt(squared))
     return 1 - t / torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp(min=t)
 
 
