@@ -28,9 +28,9 @@ class Alone:
     world = 1
     rank = 0
 
-    def local_norm(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The norm of what this process holds of a gradient, so that squares add up to the whole."""
-        return gradient.detach().norm()
+    def local_norms(self, gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """The norm of what this process holds of each dense gradient, so that squares add up to the whole."""
+        return torch._foreach_norm([gradient.detach() for gradient in gradients])
 
     def join(
         self, loss: torch.Tensor, after: torch.Tensor, before: torch.Tensor, samples: int, plan: Plan
@@ -55,8 +55,11 @@ class Sharded(Alone):
     def __init__(self, device: torch.device) -> None:
         self.world, self.rank, self._device = dist.get_world_size(), dist.get_rank(), device
 
-    def local_norm(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The local shard's norm over the root of the number of ranks that hold the same shard."""
+    def local_norms(self, gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Each local shard's norm over the root of the number of ranks that hold the same shard."""
+        return [self._local_norm(gradient) for gradient in gradients]
+
+    def _local_norm(self, gradient: torch.Tensor) -> torch.Tensor:
         from torch.distributed.tensor import DTensor
 
         holders = self.world

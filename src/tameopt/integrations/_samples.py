@@ -48,24 +48,36 @@ class Samples:
         self._flushed = time.perf_counter()
         self._hooked = accumulated and len(parameters) <= _HOOKED_PARAMETERS
         self._handles: list[Any] = []
-        self._seen: dict[int, torch.Tensor] = {}
+        self._backward_ends = False  # whether the end of the present backward pass is waited for
+        self._before: torch.Tensor | None = None  # () norm of the gradients at the end of the last backward pass
+        self.hook_seconds = 0.0  # spent for the next sample outside `take`
         fused = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.skips = Skips(scaler, fused) if scaler is not None and scaler.is_enabled() else None
 
     def arm(self) -> None:
-        """See each gradient as the last backward pass of the coming step leaves it, before any clipping."""
+        """See the gradients as the last backward pass of the coming step leaves them, before any clipping."""
         if not self._hooked:
             return
         self.disarm()
-        self._seen = {}
-
-        def see(parameter: torch.Tensor) -> None:
-            if parameter.grad is not None and not parameter.grad.is_sparse:
-                self._seen[id(parameter)] = self._ranks.local_norm(parameter.grad)
-
+        self._backward_ends, self._before = False, None
         self._handles = [
-            parameter.register_post_accumulate_grad_hook(see) for parameter in self._parameters if parameter.is_leaf
+            parameter.register_post_accumulate_grad_hook(self._see)
+            for parameter in self._parameters
+            if parameter.is_leaf
         ]
+
+    def _see(self, parameter: torch.Tensor) -> None:
+        # the first parameter that a backward pass reaches asks to be called when that pass is over
+        if not self._backward_ends:
+            self._backward_ends = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._backward_over)
+
+    def _backward_over(self) -> None:
+        begun = time.perf_counter()
+        self._backward_ends = False
+        if self._handles:
+            self._before = self._gradient_norm()
+        self.hook_seconds += time.perf_counter() - begun
 
     def disarm(self) -> None:
         """Take the hooks of `arm` away."""
@@ -75,19 +87,18 @@ class Samples:
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """A loss of the coming step; several, when gradients are accumulated, are averaged."""
+        begun = time.perf_counter()
         value = loss.detach().mean()
         self._loss = value if self._loss is None else self._loss + value
         self._losses += 1
+        self.hook_seconds += time.perf_counter() - begun
 
     def take(self, step: int, plan: Plan) -> Plan:
         """Put the numbers of this step into the buffer; returns the plan that holds for all ranks."""
         with torch.no_grad():
             loss = self._unknown if self._loss is None else (self._loss / self._losses).to(self._unknown)
-            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-            after = self._unknown
-            if gradients and not any(gradient.is_sparse for gradient in gradients):
-                after = self._joined([self._ranks.local_norm(gradient) for gradient in gradients])
-            before = self._joined(list(self._seen.values())) if self._handles and self._seen else self._unknown
+            after = self._gradient_norm()
+            before = self._unknown if self._before is None else self._before
             if self.skips is not None:
                 # backward left scaled gradients; a fused optimizer unscales them inside its step
                 before = before / self.skips.scale.to(before)
@@ -96,11 +107,15 @@ class Samples:
             numbers, self.batch_size, plan = self._ranks.join(loss, after, before, self.batch_size, plan)
             self._buffer[len(self._rows)] = numbers
         self._rows.append((step, [float(group["lr"]) for group in self._optimizer.param_groups]))
-        self._loss, self._losses = None, 0
+        self._loss, self._losses, self._before = None, 0, None
         self.disarm()
         return plan
 
-    def _joined(self, norms: list[torch.Tensor]) -> torch.Tensor:
+    def _gradient_norm(self) -> torch.Tensor:
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        if not gradients or any(gradient.is_sparse for gradient in gradients):
+            return self._unknown
+        norms = self._ranks.local_norms(gradients)
         return torch.stack([norm.to(self._unknown) for norm in norms]).norm()
 
     def due(self) -> bool:

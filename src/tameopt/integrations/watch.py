@@ -66,13 +66,11 @@ class Watch:
         self._probe_due = False
         self._next_probe = 0
         self._closed = False
-        self._handles: list[Any] = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
-        if isinstance(loss_fn, nn.Module):
-            self._handles.append(loss_fn.register_forward_hook(self._see_loss))
-        samples.arm()
+        self._optimizer, self._loss = optimizer, loss_fn if isinstance(loss_fn, nn.Module) else None
+        self._counting = optimizer.register_step_post_hook(self._after_step)
+        self._looking: list[Any] = []  # hooks that stand only while a step is sampled or a window is open
+        self._quiet_until = 0  # before this many steps `_after_step` only counts
+        self._arm()
 
     @property
     def run(self) -> Run:
@@ -133,8 +131,8 @@ class Watch:
         if self._closed:
             return
         self._closed = True
-        for handle in self._handles:
-            handle.remove()
+        self._counting.remove()
+        self._look_away()
         self._samples.disarm()
         if collectively:
             self._probes.look(self._record, self._step)
@@ -203,11 +201,31 @@ class Watch:
         if self._armed and self._closure:
             self._sample()
         self._step += 1
+        if self._step < self._quiet_until:  # most steps end here, and no other hook stands
+            return
+        begun = time.perf_counter()
         if not self._armed and self._step >= self._next_sample:
-            begun = time.perf_counter()
-            self._armed = True
-            self._samples.arm()
-            self.budget.spent += time.perf_counter() - begun
+            self._arm()
+        elif not self._armed and not self._probes.in_window:
+            self._look_away()
+            self._quiet_until = self._next_sample
+        self._samples.hook_seconds += time.perf_counter() - begun
+
+    def _arm(self) -> None:
+        """The coming step is sampled."""
+        self._armed, self._quiet_until = True, 0
+        self._samples.arm()
+        if not self._looking:
+            self._looking.append(self._optimizer.register_step_pre_hook(self._before_step))
+            if self._loss is not None:
+                self._looking.append(self._loss.register_forward_hook(self._see_loss))
+
+    def _look_away(self) -> None:
+        if self._samples.skips is not None and not self._closed:
+            return  # a GradScaler's skips are counted between any two steps
+        for handle in self._looking:
+            handle.remove()
+        self._looking = []
 
     def _sample(self) -> None:
         begun = time.perf_counter()
@@ -217,7 +235,8 @@ class Watch:
             self._probes.save(self._record, 0)  # F(theta_0) can be evaluated later; theta_0 cannot be had later
         if self._samples.due():
             self.flush()
-        spent = time.perf_counter() - begun
+        spent = time.perf_counter() - begun + self._samples.hook_seconds
+        self._samples.hook_seconds = 0.0
         self.budget.spent += spent
         if self._step:  # the first sample also loads libraries and saves theta_0
             self._sample_seconds = spent if not self._sample_seconds else 0.8 * self._sample_seconds + 0.2 * spent
