@@ -6,8 +6,11 @@ disturbs least), the watch's own account of its cost, and whether the trained pa
 peak memory of a process that trains with and without it.
 
 With --blocks N: the two loops go on in turn, N blocks of 50 steps each, which a drifting machine disturbs least.
+With --processes P too: that in P processes, for two equal loops differ by a percent by where their memory lies; the
+mean of the ratios and its standard error.
 
     python benchmarks/watch_overhead.py [--steps 3000] [--pairs 7] [--threads 2] [--only CNN]
+    python benchmarks/watch_overhead.py --blocks 200 --processes 10 --threads 1
 """
 
 from __future__ import annotations
@@ -125,6 +128,27 @@ def in_turn(build: Callable[[], nn.Module], blocks: int) -> dict[str, float | li
 LOOPS = (("digits-mlp", mlp, 1.0), ("CNN", cnn, 0.2), ("transformer", SmallTransformer, 0.2))
 
 
+def over_processes(name: str, blocks: int, threads: int, processes: int) -> dict[str, str | int]:
+    """`in_turn` in several processes: mean and standard error of what each printed."""
+    command = [sys.executable, __file__, "--only", name, "--blocks", str(blocks), "--threads", str(threads)]
+    lines = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(processes)]
+    runs = [json.loads(line.splitlines()[-1]) for line in lines]
+
+    def summary(key: str) -> str:
+        values = [run[key] for run in runs]
+        return f"{statistics.mean(values):.4f} +- {statistics.stdev(values) / len(values) ** 0.5:.4f}"
+
+    plain = statistics.median(run["microseconds a step without, with"][0] for run in runs)
+    return {
+        "loop": name,
+        "processes": processes,
+        "steps each": 50 * blocks,
+        "microseconds a step": round(plain, 1),
+        "ratio of the sums": summary("ratio of the sums"),
+        "own account": summary("own account"),
+    }
+
+
 def peak_memory(name: str, steps: int, watched: bool) -> float:
     """MB resident at most, of a process of its own; imports, the same in both arms, are counted."""
     command = [sys.executable, __file__, "--alone", name, "--steps", str(steps), *(["--watched"] if watched else [])]
@@ -145,6 +169,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="loops whose name contains this; with all of --steps")
     parser.add_argument("--blocks", type=int, default=0, help="the two loops in turn, this many blocks of 50 steps")
+    parser.add_argument("--processes", type=int, default=1, help="with --blocks: in this many processes")
     parser.add_argument("--alone", default="", help="train this loop alone and print the peak memory")
     parser.add_argument("--watched", action="store_true")
     options = parser.parse_args()
@@ -156,6 +181,9 @@ def main() -> None:
     rows = []
     for name, build, factor in LOOPS:
         if options.only not in name:
+            continue
+        if options.blocks and options.processes > 1:
+            print(json.dumps(over_processes(name, options.blocks, options.threads, options.processes)), flush=True)
             continue
         if options.blocks:
             print(json.dumps({"loop": name, **in_turn(build, options.blocks)}))

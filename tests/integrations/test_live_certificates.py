@@ -97,8 +97,8 @@ def test_nothing_is_tried_that_the_budget_does_not_allow() -> None:
     for step in range(50):
         tries.attempt(Record(None), step, problem.theta, 1.0, poor)
     assert tries.tries == 0 and tries.wanted
-    # the probes leave it a third of the budget at most, and no more than the next try needs
-    assert tries.reserve(Budget(0.02, started=time.perf_counter() - 6.0)) == pytest.approx(0.04, rel=0.01)
+    # the probes leave it a third of what the clock may count at most, and no more than the next try needs
+    assert tries.reserve(Budget(0.02, started=time.perf_counter() - 6.0)) == pytest.approx(0.03, rel=0.01)
     assert tries.reserve(rich()) == 0.5
 
 

@@ -63,7 +63,7 @@ class LiveCertificates:
         """Seconds that the probes leave for the next try: without them nothing dear could ever be paid."""
         if not self.wanted:
             return 0.0
-        return min(max(_PART * budget.share * budget.elapsed - self._spent, 0.0), self._seconds)
+        return min(max(_PART * budget.allowed * budget.elapsed - self._spent, 0.0), self._seconds)
 
     def attempt(self, record: Record, step: int, theta: torch.Tensor, value: float, budget: Budget) -> None:
         """Try at theta, where F is `value`, if it is affordable and promising."""
@@ -71,7 +71,7 @@ class LiveCertificates:
             return
         if self._kind is not None and not self._promising(self._kind, step, value):
             return
-        part = self._spent + self._seconds <= _PART * budget.share * budget.elapsed
+        part = self._spent + self._seconds <= _PART * budget.allowed * budget.elapsed
         if not (part and budget.allows(self._seconds)):
             return
         begun = time.perf_counter()

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from tameopt.integrations._ranks import Alone, Plan
 from tameopt.integrations._record import Record
@@ -48,6 +49,7 @@ class Samples:
         self._flushed = time.perf_counter()
         self._hooked = accumulated and len(parameters) <= _HOOKED_PARAMETERS
         self._handles: list[Any] = []
+        self._accumulators: list[Any] = []  # the graph nodes that fill .grad; hooks go with them
         self._backward_ends = False  # whether the end of the present backward pass is waited for
         self._before: torch.Tensor | None = None  # () norm of the gradients at the end of the last backward pass
         self.hook_seconds = 0.0  # spent for the next sample outside `take`
@@ -60,13 +62,11 @@ class Samples:
             return
         self.disarm()
         self._backward_ends, self._before = False, None
-        self._handles = [
-            parameter.register_post_accumulate_grad_hook(self._see)
-            for parameter in self._parameters
-            if parameter.is_leaf
-        ]
+        # a hook on the tensor would leave its empty table behind, 2 us a parameter in each later backward pass
+        self._accumulators = [get_gradient_edge(one).node for one in self._parameters if one.is_leaf]
+        self._handles = [node.register_hook(self._see) for node in self._accumulators]
 
-    def _see(self, parameter: torch.Tensor) -> None:
+    def _see(self, *gradients: Any) -> None:
         # the first parameter that a backward pass reaches asks to be called when that pass is over
         if not self._backward_ends:
             self._backward_ends = True
@@ -83,7 +83,7 @@ class Samples:
         """Take the hooks of `arm` away."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._accumulators = [], []
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """A loss of the coming step; several, when gradients are accumulated, are averaged."""

@@ -248,7 +248,7 @@ class Watch:
         """Steps to the next sample, and whether that one is probed; rank 0's plan is every rank's."""
         # a third of the budget goes to these numbers, up to a third to certificates, the rest to probes
         step_seconds = max(self.budget.elapsed - self.budget.spent, 1e-9) / (self._step + 1)
-        stride = max(1, math.ceil(3 * self._sample_seconds / (self.budget.share * step_seconds)))
+        stride = max(1, math.ceil(3 * self._sample_seconds / (self.budget.allowed * step_seconds)))
         due = self._step + stride >= self._next_probe and self.budget.allows(
             self._probes.seconds + self._probes.certificates.reserve(self.budget)
         )
