@@ -61,6 +61,22 @@ def test_restarts_keep_what_is_converged():
     assert torch.allclose(pairs.values[:3], values[:3], atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype, max_basis", [(torch.float32, 26), (torch.float32, None), (torch.float64, 26)])
+def test_residuals_from_the_recurrence_are_those_of_products(dtype, max_basis):
+    """Eight orders of magnitude, a double eigenvalue and many restarts: what the recurrence loses is in `noise`."""
+    values = torch.cat([torch.logspace(-6, 2, 700), torch.tensor([100.0, 0.0]), -torch.logspace(-5, 0, 98)])
+    operator = diagonal(values, dtype)
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        pairs = ritz_pairs(operator, 4, max_basis=max_basis, max_products=200, tolerance=1e-9, generator=generator)
+        vectors = pairs.vectors.double()
+        true = (values.double()[:, None] * vectors - vectors * pairs.values).norm(dim=0)
+        assert (true <= pairs.errors).all()
+        assert (pairs.residuals <= true + pairs.noise).all()
+        # the noise stays rounding: without it the residuals would say nothing
+        assert pairs.noise <= 3e3 * torch.finfo(dtype).eps * 100
+
+
 def test_a_zero_operator_and_one_dimension():
     pairs = ritz_pairs(diagonal(torch.zeros(40)), 3)
     assert pairs.values.abs().max() == 0 and pairs.converged.all()

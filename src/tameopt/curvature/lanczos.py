@@ -1,9 +1,10 @@
 """Block Lanczos for the ends of a spectrum, with thick restarts and residuals that are computed, not recurred.
 
-A V = V T + Q B E^T is kept with V: (d, m) orthonormal to rounding (two full passes of reorthogonalisation, each
-one product of matrices, so a GPU is asked for one number a block and not one a projection) and with W = A V
-stored. Storing W doubles the memory and buys three things: true residuals with no further products, restarts with
-no loss of accuracy, and the asymmetry of V^T W, which measures how noisy the operator's products are.
+A V = V T + Q C + E is kept with V: (d, m) orthonormal to rounding (two full passes of reorthogonalisation, each
+one product of matrices, so a GPU is asked for one number a block and not one a projection), Q the next block and
+C = Q^T A V small. A V is not stored, which would double the memory: what the recurrence loses, E, is measured by norm
+block by block instead, and a Ritz pair's residual follows from T and C with no further products. The asymmetry of
+T = V^T A V as computed measures how noisy the operator's products are.
 
 Sources: Golub and Underwood 1977 (block Lanczos); Wu and Simon 2000 (thick restart); Parlett 1980, section 13
 (residual bounds); Kuczynski and Wozniakowski 1992, Theorem 4.2 (what a random start may have missed).
@@ -20,10 +21,13 @@ from typing import Literal
 import torch
 
 from tameopt.linear_operator import SymmetricOperator
+from tameopt.memory import available_bytes
 
 Which = Literal["both", "largest", "smallest"]
 
-_BASIS_BYTES = 4 << 30  # our choice: V and W together stay below 4 GiB unless max_basis says otherwise
+# our choice: V takes at most half of the memory that is available, unless max_basis says otherwise
+_BASIS_SHARE = 0.5
+_CHUNK = 1 << 16  # rows of V rotated at once at a restart: no second V is held; our choice
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,12 @@ class RitzPairs:
     """Approximate eigenpairs of a symmetric operator, with what is known about their errors.
 
     values: (p,) float64, ascending: the wanted Ritz values. vectors: (d, p), orthonormal to rounding.
-    residuals: (p,) norm(A v - value v), computed from products. There is an eigenvalue of A within
+    residuals: (p,) norm(A v - value v), but for what `noise` holds. There is an eigenvalue of A within
         residual + noise of each value.
     converged: (p,) bool, residual <= tolerance * max abs(value).
     all_ritz: (m,) every Ritz value of the last subspace, float64 ascending. By Cauchy's interlacing, A has at
         least as many eigenvalues below c as all_ritz has (to within noise), converged or not.
-    noise: size of rounding in the products, from the asymmetry of V^T A V and the dtype.
+    noise: size of rounding: in the products, from the asymmetry of V^T A V and the dtype, and in the recurrence.
     complete: the subspace is the whole space, so that `values` are all the wanted eigenvalues, with multiplicity.
     degree: block Lanczos steps from the random start before the first restart; enters `missed`.
     products: operator products, counted by column. failure: "" or what stopped the iteration early.
@@ -153,8 +157,8 @@ def _capacity(operator: SymmetricOperator, k: int, which: Which, width: int, max
     wanted = k * (2 if which == "both" else 1)
     least = wanted + 2 * width
     if max_basis is None:
-        column_bytes = 2 * operator.dim * torch.finfo(operator.dtype).bits // 8
-        max_basis = min(max(4 * wanted, 160), _BASIS_BYTES // column_bytes)
+        column_bytes = operator.dim * torch.finfo(operator.dtype).bits // 8
+        max_basis = min(max(4 * wanted, 160), int(_BASIS_SHARE * available_bytes(operator.device)) // column_bytes)
     return min(max(max_basis, least), operator.dim)
 
 
@@ -175,9 +179,9 @@ def _first_block(
 
 
 class _Iteration:
-    """The state of one run: the basis V, its products W = A V and their projection T = V^T W, as computed.
+    """The state of one run: the basis V, T = V^T A V and C = Q^T A V as computed, Q the block to come.
 
-    V and W are rows of buffers of the final size: growing them would copy all of them at every step.
+    V is the rows of a buffer of the final size: growing it would copy all of it at every step.
     """
 
     def __init__(
@@ -201,18 +205,14 @@ class _Iteration:
         self.scale = torch.finfo(operator.dtype).tiny
         self.size = 0
         self._basis = torch.empty(capacity, operator.dim, dtype=operator.dtype, device=operator.device)
-        self._images = torch.empty_like(self._basis)
         self.projected = torch.empty(0, 0, dtype=torch.float64)
+        self.coupling = torch.empty(0, 0, dtype=torch.float64)
+        self.lost = 0.0
 
     @property
     def basis(self) -> torch.Tensor:
         """(d, m) V."""
         return self._basis[: self.size].T
-
-    @property
-    def images(self) -> torch.Tensor:
-        """(d, m) W = A V."""
-        return self._images[: self.size].T
 
     def wanted(self, m: int, k: int) -> list[int]:
         """Positions of the wanted values among m ascending ones."""
@@ -229,11 +229,11 @@ class _Iteration:
             if not bool(torch.isfinite(image).all()):
                 return self._result(f"a product of {name} is not finite")
             rest = self.expand(block, image)
-            first, triangle = torch.linalg.qr(rest)
             full = self.size >= dim
             crowded = self.size + width > capacity
             spent = self.products + width > limit
-            if full or spent or (self.size >= enough and self.seems_converged(triangle, block.shape[1])):
+            block = self.next_block(rest, min(width, dim - self.size))
+            if full or spent or (self.size >= enough and self.seems_converged()):
                 pairs = self.rayleigh_ritz()
                 converged = bool(pairs.converged.all())
                 notify(f"{name}: {self.products} products, {int(pairs.converged.sum())} pairs converged")
@@ -244,34 +244,35 @@ class _Iteration:
                         f"{int((~pairs.converged).sum())} of {pairs.values.numel()} pairs did not converge in "
                         f"{self.products} products"
                     )
-            block = self.orthonormalised(first, triangle, min(width, dim - self.size))
             if crowded:
                 self.restart(capacity, width)
 
-    def seems_converged(self, triangle: torch.Tensor, width: int) -> bool:
-        """Whether the recurrence says so: norm(R E^T s) for each wanted Ritz vector V s. Costs no d-vectors.
-
-        What it says is confirmed from the products by `rayleigh_ritz`; it is asked for at every step while that is
-        cheap, since a step too many is `width` products too many.
-        """
+    def seems_converged(self) -> bool:
+        """Whether all wanted pairs reach the tolerance. Costs no d-vectors; asked for at every step while that is
+        cheap, since a step too many is `width` products too many."""
         if self.size > 100 and self.degree % 2:
             return False
-        values, small = torch.linalg.eigh((self.projected + self.projected.T) / 2)
-        chosen = small[-width:, self.wanted(values.numel(), self.k)]
-        residuals = (triangle.double().cpu() @ chosen).norm(dim=0)
+        values, _, residuals = self.ritz()
         return bool((residuals <= self.tolerance * float(values.abs().max())).all())
+
+    def ritz(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(m,) all Ritz values, (m, p) coefficients of the wanted vectors, (p,) their residuals but for `lost`."""
+        symmetric = (self.projected + self.projected.T) / 2
+        values, small = torch.linalg.eigh(symmetric)
+        small = small[:, self.wanted(values.numel(), self.k)]
+        inside = ((self.projected - symmetric) @ small).norm(dim=0)
+        return values, small, torch.hypot(inside, (self.coupling @ small).norm(dim=0))
 
     def expand(self, block: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Take a block and its image in; return what of the image lies outside the span of V."""
         old, new = self.size, self.size + block.shape[1]
-        rows = block.T @ self.images
         self._basis[old:new] = block.T
-        self._images[old:new] = image.T
         self.size = new
         columns = self.basis.T @ image
         grown = torch.empty(new, new, dtype=torch.float64)
         grown[:old, :old] = self.projected
-        grown[old:, :old] = rows.double().cpu()
+        if old:
+            grown[old:, :old] = self.coupling
         grown[:, old:] = columns.double().cpu()
         self.projected = grown
         self.degree += 1
@@ -280,8 +281,8 @@ class _Iteration:
         self.scale = max(self.scale, float(image.norm(dim=0).max()))
         return image - self.basis @ columns
 
-    def orthonormalised(self, first: torch.Tensor, triangle: torch.Tensor, width: int) -> torch.Tensor:
-        """The next block: orthonormal, orthogonal to V, its span holding what is new in first @ triangle.
+    def next_block(self, rest: torch.Tensor, width: int) -> torch.Tensor:
+        """The next block: orthonormal, orthogonal to V, its span holding what is new in `rest`.
 
         Directions in which nothing new is left are replaced by random ones: the subspace is invariant there, and
         only a fresh vector can find what it misses, multiplicities above all. "Nothing" is relative to the
@@ -289,26 +290,30 @@ class _Iteration:
         """
         eps = torch.finfo(self.operator.dtype).eps
         # the rank that plain QR does not reveal; the SVD of a triangle of `width` columns costs nothing
+        first, triangle = torch.linalg.qr(rest)
         left, sizes, _ = torch.linalg.svd(triangle)
         block = (first @ left)[:, : sizes.numel()][:, sizes > 100 * eps * self.scale]
         missing = width - block.shape[1]
         if missing > 0:
             block = torch.cat([block, _random(self.operator, missing, self.generator)], dim=1)
         block = block[:, :width]
-        for _ in range(2):
+        # `rest` has had its first pass
+        for _ in range(2 if missing > 0 else 1):
             block = torch.linalg.qr(block - self.basis @ (self.basis.T @ block))[0]
+        inner = block.T @ rest
+        self.coupling = torch.zeros(block.shape[1], self.size, dtype=torch.float64)
+        self.coupling[:, self.size - rest.shape[1] :] = inner.double().cpu()
+        self.lost = math.hypot(self.lost, float((rest - block @ inner).norm()))
         return block
 
     def rayleigh_ritz(self) -> RitzPairs:
         asymmetry = float((self.projected - self.projected.T).abs().max())
-        values, small = torch.linalg.eigh((self.projected + self.projected.T) / 2)
+        values, small, residuals = self.ritz()
         chosen = self.wanted(values.numel(), self.k)
-        vectors = self.basis @ small[:, chosen].to(self.basis)
-        difference = self.images @ small[:, chosen].to(self.basis) - vectors * values[chosen].to(self.basis)
-        residuals = difference.norm(dim=0).double().cpu()
+        vectors = self.basis @ small.to(self.basis)
         norm = float(values.abs().max())
         # the asymmetry shows what rounding does to the products; 10 and 8 are our safety factors
-        noise = 10 * asymmetry + 8 * torch.finfo(self.operator.dtype).eps * norm
+        noise = 10 * asymmetry + 8 * torch.finfo(self.operator.dtype).eps * norm + self.lost
         return RitzPairs(
             values=values[chosen],
             vectors=vectors,
@@ -342,14 +347,19 @@ class _Iteration:
 
     def restart(self, capacity: int, width: int) -> None:
         """Keep the wanted Ritz vectors and some neighbours, which keep the inner wanted ones converging."""
-        values, small = torch.linalg.eigh((self.projected + self.projected.T) / 2)
+        symmetric = (self.projected + self.projected.T) / 2
+        values, small = torch.linalg.eigh(symmetric)
         spare = capacity - len(self.wanted(values.numel(), self.k)) - 2 * width
         ends = 2 if self.which == "both" else 1
         chosen = self.wanted(values.numel(), self.k + max(spare // (2 * ends), 0))[: capacity - width]
         rotation = small[:, chosen]
         kept = rotation.to(self.basis).T
-        self._basis[: kept.shape[0]] = kept @ self._basis[: self.size]
-        self._images[: kept.shape[0]] = kept @ self._images[: self.size]
+        for columns in self._basis.split(_CHUNK, dim=1):
+            columns[: kept.shape[0]] = kept @ columns[: self.size]
+        # rounding of a rotation, times A: each vector is a sum of `size` products; and what T's asymmetry leaves over
+        rounding = torch.finfo(self.operator.dtype).eps * math.sqrt(self.size) * float(values.abs().max())
+        self.lost = math.hypot(self.lost, rounding, float(((self.projected - symmetric) @ rotation).norm()))
         self.size = kept.shape[0]
         self.projected = rotation.T @ self.projected @ rotation
+        self.coupling = self.coupling @ rotation
         self.restarts += 1
