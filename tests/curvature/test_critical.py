@@ -87,6 +87,29 @@ def test_products_have_a_rank_one_hessian_at_their_minima_and_a_non_strict_saddl
     assert (origin.kind, origin.nullity) == ("degenerate", 3)
 
 
+@pytest.mark.parametrize(
+    "F, counts",
+    [
+        (lambda t: -(t[0] ** 2) - t[0] * t[1] ** 2, (1, 1)),
+        (lambda t: t[0] ** 3 - 3 * t[0] * t[1] ** 2, (0, 2)),
+        (lambda t: t[0] ** 2 + t[1] ** 4, (0, 1)),
+    ],
+)
+def test_a_degenerate_point_is_one_class_from_wherever_it_is_reached(F, counts):
+    """Steps halve the distance only, so the starts end at different ones; the origin is the only critical point."""
+    found = tame.curvature.find_critical_points(problem_of(F, 2), num_starts=40)
+    assert len(found) == 1 and found.counts == (40,)
+    assert (found[0].index, found[0].nullity) == counts
+
+
+def test_starts_stay_where_f_is_a_number():
+    """x - log x: the gradient 1 - 1/x is a number for x < 0 too, where F is none; from there nothing is reported."""
+    starts = torch.tensor([[0.05], [0.5], [3.0], [9.0], [-0.5]], dtype=F64)
+    found = tame.curvature.find_critical_points(problem_of(lambda t: (t - torch.log(t)).sum(), 1), starts)
+    assert [(point.kind, point.index) for point in found] == [("minimum", 0)]
+    assert found.counts == (4,) and found.unfinished == 1 and found.gradient_flat.shape[0] == 0
+
+
 def test_gradient_flat_points_are_told_apart():
     """t^3/3 + t has no critical point, yet norm(g)^2 is stationary at 0, where H = 0 and g = 1."""
     found = tame.curvature.find_critical_points(

@@ -18,6 +18,7 @@ import torch
 
 from tameopt.curvature.eigenvalues import Spectrum, spectrum
 from tameopt.curvature.linear_networks import Inertia, inertia
+from tameopt.curvature.nearby import change_on_the_way, newton_step
 from tameopt.curvature.rigorous import NoProof, PointProof, prove_point
 from tameopt.evidence import Verdict
 from tameopt.problem import Problem
@@ -128,9 +129,56 @@ def classify(
         notify=notify,
     )
     point = judge(found, float(value), float(gradient.double().norm()), at, gradient_tolerance, zero_tolerance)
+    if point.kind in ("minimum", "strict saddle", "maximum", "degenerate") and point.gradient_norm > 0:
+        point = _at_the_critical_point(problem, point, gradient, gradient_tolerance, zero_tolerance)
     if signs is not None:
         point = _with_signs(point, signs, zero_tolerance)
     return _with_proof(point, prove_point(problem, at)) if rigorous else point
+
+
+def _at_the_critical_point(
+    problem: Problem, point: Classification, gradient: torch.Tensor, gradient_tolerance: float, zero_tolerance: float
+) -> Classification:
+    """The classification with what may change between theta and the critical point, or with why there is none."""
+    found = point.spectrum
+    zero = max(found.noise, zero_tolerance * found.norm)
+    step = newton_step(found, gradient, zero)
+    value, next_gradient = problem.value_and_gradient(point.theta + step.to(point.theta))
+    change = change_on_the_way(problem, point.theta, found, step, zero)
+    if not math.isfinite(change + float(value) + float(next_gradient.norm())):
+        return dataclasses.replace(
+            point,
+            kind="undecided",
+            verdict=Verdict.UNKNOWN,
+            reason="F or its Hessian is no number one step of Newton's method away, where the critical point would "
+            "lie.",
+        )
+    if change > found.noise:
+        noisier = dataclasses.replace(found, noise=found.noise + change, errors=found.errors + change)
+        size = point.gradient_norm
+        judged = judge(noisier, point.value, size, point.theta, gradient_tolerance, zero_tolerance)
+        moved = f" On the way to the critical point eigenvalues near 0 may change by {change:.2g}."
+        point = dataclasses.replace(judged, spectrum=found, reason=judged.reason + moved)
+    if not found.complete or point.gradient_norm <= gradient_rounding(found, point.theta, point.value):
+        return point
+    # Deuflhard's natural monotonicity: the next simplified step, not the next gradient, has to be shorter
+    following = float(newton_step(found, next_gradient, zero).norm())
+    if following <= 0.9 * float(step.norm()):
+        return point
+    return dataclasses.replace(
+        point,
+        kind="not critical",
+        reason=f"norm(grad F) = {point.gradient_norm:.3g} is small against the curvature, but lies in the kernel "
+        f"of the Hessian (gradient-flat): a step of Newton's method of length {float(step.norm()):.2g} leaves "
+        f"another of {following:.2g}, so no critical point is near.",
+    )
+
+
+def gradient_rounding(found: Spectrum, theta: torch.Tensor, value: float) -> float:
+    """What rounding leaves of a gradient that is exactly 0: our choice, some 100 ulp of the terms that cancel."""
+    norm = found.norm if found.all_ritz.numel() else 0.0
+    size = max(1.0, float(theta.double().norm()))
+    return 100 * torch.finfo(found.vectors.dtype).eps * max(norm * size, abs(value))
 
 
 def _with_signs(point: Classification, signs: Inertia, zero_tolerance: float) -> Classification:
@@ -202,9 +250,9 @@ def judge(
     finite = math.isfinite(gradient_norm) and math.isfinite(value)
     norm = found.norm if found.all_ritz.numel() else 0.0
     distance = gradient_norm / norm if norm > 0 else (0.0 if gradient_norm == 0 else float("inf"))
-    # what rounding leaves of a gradient that is exactly 0: our choice, some 100 ulp of the terms that cancel
-    rounding = 100 * torch.finfo(found.vectors.dtype).eps * max(norm * size, abs(value))
-    critical = finite and (gradient_norm <= rounding or distance <= gradient_tolerance * size)
+    critical = finite and (
+        gradient_norm <= gradient_rounding(found, theta, value) or distance <= gradient_tolerance * size
+    )
     if not finite:
         # 1 / x is a number where log x is none: a finite gradient does not make theta a point of F
         what = f"F is {value}" if not math.isfinite(value) else f"norm(grad F) is {gradient_norm}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch.func import grad, hessian, vmap
+from torch.func import grad_and_value, hessian, vmap
 
 from tameopt.curvature.classification import Classification, classify
 from tameopt.problem import Problem
@@ -108,9 +108,6 @@ def find_critical_points(
         raise ValueError(f"starts must have shape (m, {problem.dim}) with m > 0, got {tuple(starts.shape)}.")
     search = _Search(problem, tolerance, max_steps)
     ends, done, flat = search.run(starts.to(problem.device, problem.dtype), notify)
-    # where F is no number its gradient may be one all the same (log x at -1)
-    defined = torch.stack([torch.isfinite(problem.value(end)) for end in ends])
-    done, flat = done & defined, flat & defined
     points, counts = _classes(problem, ends[done], tolerance, notify)
     return FoundPoints(points, counts, ends[done], ends[flat], int((~done & ~flat).sum()))
 
@@ -125,12 +122,18 @@ class _Search:
         self.dense = problem.dim <= _DENSE_BELOW
 
     def gradients(self, thetas: torch.Tensor) -> torch.Tensor:
+        """(m, d), NaN where F is no number: its gradient may be one all the same (log x at -1)."""
+        gradients, values = self._gradients_and_values(thetas)
+        return torch.where(torch.isfinite(values)[:, None], gradients, torch.nan)
+
+    def _gradients_and_values(self, thetas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.dense:
             try:
-                return vmap(grad(self.problem))(thetas)
+                return vmap(grad_and_value(self.problem))(thetas)
             except (RuntimeError, NotImplementedError):
                 pass  # an operator without a batching rule: one start at a time
-        return torch.stack([self.problem.gradient(theta) for theta in thetas])
+        values, gradients = zip(*[self.problem.value_and_gradient(theta) for theta in thetas], strict=True)
+        return torch.stack(gradients), torch.stack(values)
 
     def models(self, thetas: torch.Tensor, gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """For each start eigenvalues h (m, p), a basis (m, d, p) and the gradient in it (m, p): H s ~ Q h Q^T s.
