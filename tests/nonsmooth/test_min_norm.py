@@ -1,6 +1,8 @@
 """The least-norm point against closed forms, an independent QP solver, and exact rationals."""
 
+import runpy
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from tameopt.nonsmooth import min_norm
+
+_FILE = Path(__file__).parents[2] / "benchmarks" / "nonsmooth_min_norm.py"
+BENCHMARK = runpy.run_path(str(_FILE))
 
 
 def _by_nnls(points):
@@ -45,6 +50,23 @@ def test_relative_error_at_a_known_distance(m, d, distance):
     assert result.lower_bound <= distance * (1 + 1e-9)
     np.testing.assert_allclose(result.weights.sum(), 1.0, atol=1e-12)
     assert result.weights.min() >= 0
+
+
+@pytest.mark.parametrize(
+    "m,d", [(32, 100), (40, 500), pytest.param(256, 2000, marks=pytest.mark.slow)]
+)  # fmt: skip
+@pytest.mark.parametrize("distance", [0.0, 1e-12])
+def test_absolute_error_near_zero_against_integers(m, d, distance):
+    """The distance of the points as rounded, which is not the one that they were made for, to 1e-15 of their size."""
+    rng = np.random.default_rng(m)
+    cloud = rng.standard_normal((m, d)) * 10.0 ** -rng.uniform(0, 2, d)
+    cloud -= rng.dirichlet(np.full(m, 5.0)) @ cloud
+    cloud[:, 0] = distance
+    result = min_norm(cloud)
+    above, below = BENCHMARK["exact_distance"](cloud, np.asarray(result.weights))
+    assert above == pytest.approx(below, rel=1e-9)
+    assert above != distance
+    assert abs(result.distance - above) < 1e-15
 
 
 def test_zero_inside_is_found():
