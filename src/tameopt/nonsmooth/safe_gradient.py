@@ -242,7 +242,7 @@ def _tied(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     with torch.no_grad():
         plain = [arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in args]
         if step.op == "aten.relu.default":
-            return bool((plain[0] == 0).any())
+            return int(torch.count_nonzero(plain[0])) < plain[0].numel()
         if step.op in _POOLS:
             return bool(tied_windows(plain[0], result[0].detach(), *plain[1:]).any())
         return bool((KINKS[step.op].gaps(*plain, **kwargs) == 0).any())
