@@ -27,6 +27,12 @@ shared among samples and positions.
 
 It fails without parameters of one's own: w -> relu(w) - relu(-w) = w has derivative 0 by autodiff at 0.
 
+There is no such lemma for max-pools, whatever biases stand around them: two windows may hold the same two patches
+u, v in opposite order, and with a head of weights 1 and -1 the loss is
+max(u.w + b, v.w + b) - max(v.w + b, u.w + b) = 0, whose autodiff takes the first of equals in each, u - v, at every w
+where they tie. For one theta and these data a tie is settled where its entries are one function of theta
+(`_margin_checker`).
+
 This module imports none of the code that traces.
 """
 
@@ -157,6 +163,8 @@ def smooth_refusal(step: Mapping[str, Any], depends: set[str]) -> str:
         return f"{step['name']} changes the floating-point type, which rounds"
     if op == "parameter" or op in SMOOTH or op in MOVES or op in _JOINS:
         return ""
+    if op == "aten.max_pool2d_with_indices.default":
+        return f"windows of {step['name']} ({op}) may tie, and the first of equals need not belong to a subgradient"
     return f"{op} is not in the table of smooth operators and kinks ({step['name']})"
 
 

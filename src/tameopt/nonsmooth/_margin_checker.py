@@ -5,6 +5,11 @@ where a sum of products of length n has |rounding| <= gamma_n sum |a||b|, gamma_
 whatever the order of summation (Higham 2002, section 3.1). When the enclosure of every kink's input leaves out
 the kink, F is a composition of C^1 operators near theta, and its Clarke subdifferential there is its gradient.
 
+Entries of a pooling window may tie where they are one function of theta: filters on equal patches of the data, as on
+the empty background of images. Each entry carries a number, and those with equal numbers are the same function near
+theta: constants of one value; a filter's results on patches of equal numbers; what relu and max-pool pass on of them.
+The maximum over entries that are one function, above all others, is that function.
+
 This module imports none of the code that traces.
 """
 
@@ -31,19 +36,28 @@ class CannotCheck(ValueError):
 
 @dataclass(frozen=True)
 class Ball:
-    """mid +- rad, entry by entry; flat: the entry is constant near theta (an inactive relu)."""
+    """mid +- rad, entry by entry; flat: the entry is constant near theta (an inactive relu).
+
+    same: entries of equal number are one function of theta near theta, and number 0 is the constant 0; None: unknown.
+    """
 
     mid: np.ndarray
     rad: np.ndarray
     flat: np.ndarray
+    same: np.ndarray | None = None
 
     def moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Ball:
-        return Ball(move(self.mid), move(self.rad), move(self.flat))
+        same = None if self.same is None else move(self.same)
+        return Ball(move(self.mid), move(self.rad), move(self.flat), same)
 
 
-def _exact(array: np.ndarray) -> Ball:
+def _exact(array: np.ndarray, *, constant: bool = False) -> Ball:
+    """The numbers themselves; constant: they do not depend on theta."""
     mid = np.asarray(array, dtype=np.float64)
-    return Ball(mid, np.zeros_like(mid), np.zeros(mid.shape, dtype=bool))
+    same = None
+    if constant:
+        same = np.where(mid == 0, 0, 1 + np.unique(mid, return_inverse=True)[1].reshape(mid.shape))
+    return Ball(mid, np.zeros_like(mid), np.zeros(mid.shape, dtype=bool), same)
 
 
 def _ball(mid: np.ndarray, rad: np.ndarray) -> Ball:
@@ -87,7 +101,9 @@ def _windows(x: Ball, size: list[int], stride: list[int], padding: list[int], fi
         every = np.lib.stride_tricks.sliding_window_view(wide, tuple(size), axis=(2, 3))
         return every[:, :, :: stride[0], :: stride[-1]]
 
-    return Ball(view(x.mid, fill), view(x.rad, 0.0), view(x.flat, fill == -np.inf))
+    # a padded 0 is the constant 0; what pads a pooling window is nobody's twin
+    same = None if x.same is None else view(x.same, 0 if fill == 0 else -1)
+    return Ball(view(x.mid, fill), view(x.rad, 0.0), view(x.flat, fill == -np.inf), same)
 
 
 def _convolution(x: Ball, weight: Ball, bias: Ball | None, args: list[Any]) -> Ball:
@@ -101,6 +117,10 @@ def _convolution(x: Ball, weight: Ball, bias: Ball | None, args: list[Any]) -> B
     out = _dot(flat, weight.moved(lambda array: array.reshape(array.shape[0], -1).T))
     if bias is not None:
         out = _add(out, bias)
+    if flat.same is not None:
+        patch = np.unique(flat.same, axis=0, return_inverse=True)[1].reshape(-1, 1)
+        filters = out.mid.shape[1]
+        out = Ball(out.mid, out.rad, out.flat, 1 + patch * filters + np.arange(filters))
     return out.moved(lambda array: array.reshape(b, rows, columns, -1).transpose(0, 3, 1, 2))
 
 
@@ -120,9 +140,11 @@ def _relu(x: Ball, slope: float, name: str) -> Ball:
     _require_away(x, 0.0, name)
     positive = x.mid > 0
     if slope == 0:
-        return Ball(np.where(positive, x.mid, 0.0), np.where(positive, x.rad, 0.0), ~positive)
+        same = None if x.same is None else np.where(positive, x.same, 0)
+        return Ball(np.where(positive, x.mid, 0.0), np.where(positive, x.rad, 0.0), ~positive, same)
     left = _mul(x, _exact(np.array(slope)))
-    return Ball(np.where(positive, x.mid, left.mid), np.where(positive, x.rad, left.rad), np.zeros_like(positive))
+    mid, rad = np.where(positive, x.mid, left.mid), np.where(positive, x.rad, left.rad)
+    return Ball(mid, rad, np.zeros_like(positive), x.same)
 
 
 def _max_pool(x: Ball, args: list[Any], name: str) -> Ball:
@@ -141,12 +163,15 @@ def _max_pool(x: Ball, args: list[Any], name: str) -> Ball:
     high = (rows.mid + rows.rad) + 4 * _U * (size_of_rows + rows.rad) + _TINY
     np.put_along_axis(high, best, -np.inf, -1)
     rivals = high >= low[..., None]
+    if rows.same is not None and top.same is not None:
+        rivals &= rows.same != top.same[..., None]
     # rivals that are constant zeros with a constant zero on top are no choice: the maximum is constant nearby
     harmless = top.flat & (~rivals | rows.flat).all(-1)
     if not (~rivals.any(-1) | harmless).all():
         where = [int(i) for i in np.argwhere(rivals.any(-1) & ~harmless)[0]]
         raise _OnKink(f"{name}: the two largest entries of window {where} are within their rounding bounds")
-    return Ball(top.mid, top.rad, harmless)
+    same = None if top.same is None else np.where(harmless, 0, top.same)
+    return Ball(top.mid, top.rad, harmless | top.flat, same)
 
 
 def _evaluated(step: Mapping[str, Any], known: Mapping[str, Ball]) -> Ball:
@@ -237,7 +262,7 @@ def refusal(data: Mapping[str, Any]) -> str:
             if name not in needed:
                 continue
             known[name] = (
-                _exact(unpacked(arrays[name]))
+                _exact(unpacked(arrays[name]), constant=op != "parameter")
                 if op in ("parameter", "input", "constant")
                 else _evaluated(step, known)
             )

@@ -53,6 +53,8 @@ def moved(op: str, array: np.ndarray, args: list[Any]) -> np.ndarray:
         return array.transpose(args[0])
     if op in ("aten.clone.default", "aten.alias.default", "aten.contiguous.memory_format"):
         return array
+    if op == "aten.flip.default":
+        return np.flip(array, tuple(args[0]))
     if op == "aten.unsqueeze.default":
         return np.expand_dims(array, args[0] if args[0] >= 0 else array.ndim + 1 + args[0])
     if op in ("aten.squeeze.dim", "aten.squeeze_.dim"):

@@ -250,7 +250,11 @@ def _steps_of(module: Any, keys: Sequence[str], positions: Sequence[int]) -> Gra
             steps.append(Step(node.name, "constant", None, (), {}, False))
         elif node.op == "call_function":
             name = "getitem" if node.target is operator.getitem else str(node.target)
-            step = Step(node.name, name, node.target, plain(tuple(node.args)), plain(dict(node.kwargs)), False)
+            args, kwargs, function = plain(tuple(node.args)), plain(dict(node.kwargs)), node.target
+            if name == "aten.copy.default" and (shape := _copied_shape(node)) is not None:
+                # what y[i] = x and copy_ become; it has no derivative of its own
+                name, function, args, kwargs = "aten.expand.default", _EXPAND, (args[1], shape), {}
+            step = Step(node.name, name, function, args, kwargs, False)
             if any(source in dependent for source in step.inputs):
                 step = Step(step.name, step.op, step.function, step.args, step.kwargs, True)
             steps.append(step)
@@ -259,6 +263,17 @@ def _steps_of(module: Any, keys: Sequence[str], positions: Sequence[int]) -> Gra
         if steps and steps[-1].depends:
             dependent.add(steps[-1].name)
     return _reachable(steps, constants, output)
+
+
+_EXPAND = torch.ops.aten.expand.default
+
+
+def _copied_shape(node: Any) -> list[int] | None:
+    """The shape of an `aten.copy` that changes no type, else None."""
+    into, source = node.meta.get("tensor_meta"), node.args[1]
+    given = source.meta.get("tensor_meta") if isinstance(source, torch.fx.Node) else None
+    same = given is not None and into is not None and given.dtype == into.dtype
+    return list(into.shape) if same else None
 
 
 def _reachable(steps: Sequence[Step], constants: Mapping[str, torch.Tensor], output: str) -> Graph:
