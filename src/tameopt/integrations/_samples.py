@@ -62,8 +62,13 @@ class Samples:
             return
         self.disarm()
         self._backward_ends, self._before = False, None
+        leaves = [parameter for parameter in self._parameters if parameter.is_leaf]
+        if self._ranks.world > 1:
+            # fully_shard fills the shards' .grad by itself and calls the hooks of the tensor, not of a node
+            self._handles = [parameter.register_post_accumulate_grad_hook(self._see) for parameter in leaves]
+            return
         # a hook on the tensor would leave its empty table behind, 2 us a parameter in each later backward pass
-        self._accumulators = [get_gradient_edge(one).node for one in self._parameters if one.is_leaf]
+        self._accumulators = [get_gradient_edge(parameter).node for parameter in leaves]
         self._handles = [node.register_hook(self._see) for node in self._accumulators]
 
     def _see(self, *gradients: Any) -> None:

@@ -1,0 +1,55 @@
+"""The hooks of a watch: which of them stand, and what they see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import tameopt as tame
+
+X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.randint(3, (64,), generator=torch.Generator().manual_seed(1))
+
+
+def test_between_samples_only_the_counting_hook_stands(tmp_path: Path) -> None:
+    model, loss_fn = nn.Linear(6, 3), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss_fn(model(X), Y).backward()
+        optimizer.step()
+
+    def hooks() -> int:
+        on_tensors = sum(bool(parameter._post_accumulate_grad_hooks) for parameter in model.parameters())
+        return len(optimizer._optimizer_step_pre_hooks) + len(loss_fn._forward_hooks) + on_tensors
+
+    watching = tame.watch(model, optimizer, loss_fn, (X, Y), out=tmp_path, budget=0.001, window_steps=0)
+    assert hooks() == 2
+    quiet = 0
+    for _ in range(60):
+        step()
+        quiet += not hooks()
+    assert quiet > 30 and len(optimizer._optimizer_step_post_hooks) == 1
+    watching.close()
+    step()
+    assert not hooks() and not optimizer._optimizer_step_post_hooks
+    assert watching.run.meta["steps_done"] == 60
+
+
+def test_two_backward_passes_of_a_step_are_both_in_its_gradient(tmp_path: Path) -> None:
+    model, loss_fn = nn.Linear(6, 3), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    norms = []
+    with tame.watch(model, optimizer, loss_fn, out=tmp_path, budget=0.99) as watching:
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss_fn(model(X), Y).backward()
+            model.bias.square().sum().backward()  # not through the loss, and not into every parameter
+            norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 0.01)))
+            optimizer.step()
+    steps, recorded = watching.run.series("gradient_norm_before_clipping")
+    assert steps.size and recorded == pytest.approx([norms[step] for step in steps], rel=1e-5)
