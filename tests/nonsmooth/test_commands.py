@@ -18,8 +18,9 @@ def run(capsys):
 
 
 def test_clarke_of_the_lectures_example(run):
-    code, out, err = run("clarke", "--json", "--", "-abs(x)")
+    code, out, err = run("clarke", "--json", "-q", "--", "-abs(x)")
     assert code == 0, err
+    assert err == ""
     document = json.loads(out)
     assert document["convex"]["pieces"] == document["frechet"]["pieces"] == []
     assert document["limiting"]["pieces"] == [[["-1"]], [["1"]]]

@@ -11,7 +11,7 @@ from tameopt.nonsmooth import prox
 PARAMETERS = {
     "mcp": [{}, {"lam": 0.7, "gamma": 0.9}], "scad": [{}, {"lam": 0.5, "a": 2.2}], "log_sum": [{}, {"eps": 0.1}],
     "elastic_net": [{}, {"l1": 0.3, "l2": 2.0}], "group_lasso": [{"size": 3}], "simplex": [{}, {"radius": 2.5}],
-    "box": [{}, {"low": -0.5, "high": 0.2}], "s_sparse": [{"s": 1}, {"s": 3}],
+    "box": [{}, {"low": -0.5, "high": 0.2}], "s_sparse": [{"s": 1}, {"s": 3}], "power": [{}, {"p": 1.2}, {"p": 3.0}],
 }  # fmt: skip
 CASES = [(name, given) for name in prox.names() for given in PARAMETERS.get(name, [{}])]
 SHAPES = {"entries": (40,), "vectors": (5, 6), "matrices": (3, 4, 5)}
@@ -279,6 +279,8 @@ def test_bad_input():
         prox.elastic_net(torch.ones(2), out=torch.ones(2), l1=-1.0)
     with pytest.raises(ValueError, match="at least 2 dimensions"):
         prox.nuclear(torch.ones(2), 1.0)
+    with pytest.raises(ValueError, match="p must be > 1, got 1"):
+        prox.power(torch.ones(2), p=1)
     with pytest.raises(ValueError, match="must divide the last dimension"):
         prox.group_lasso(torch.ones(5), 1.0, size=2)
     with pytest.raises(AttributeError, match="Did you mean"):
@@ -288,7 +290,7 @@ def test_bad_input():
 def test_the_catalogue_is_whole():
     wanted = (
         "l1 l2 l2_squared linf l0 l_half l_two_thirds mcp scad log_sum elastic_net group_lasso nuclear rank tv1d "
-        "simplex box ball_l1 ball_l2 ball_linf nonnegative s_sparse entropy"
+        "simplex box ball_l1 ball_l2 ball_linf nonnegative s_sparse entropy power"
     )
     assert set(wanted.split()) == set(prox.names())
     assert all(np.isfinite(float(prox.entry(n).evaluate(prox.entry(n)(_v(n), 1.0)))) for n in prox.names())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -84,3 +86,8 @@ def test_every_class_is_o_minimal_but_two():
     assert class_name({"exp", "analytic"}, None, True) == "R_an,exp"
     with pytest.raises(ValueError, match="generators must be among"):
         class_name({"magic"}, None, False)
+
+
+def test_an_interval_prints_no_negative_zero() -> None:
+    assert str(Interval(-0.0, math.inf)) == "[0, inf)"
+    assert str(Interval(-1.0, -0.0)) == "[-1, 0]"

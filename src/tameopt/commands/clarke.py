@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tameopt.commands._common import Command, Json, Panel, Seed, emit_json, terminal
+from tameopt.commands._common import Command, Json, Panel, Progress, Quiet, Seed, emit_json, progress, terminal
 from tameopt.commands._kink_influence import influence as measure_influence
 
 
@@ -37,6 +37,7 @@ def clarke(
     repeats: Annotated[int, typer.Option("--repeats", help="With --influence: trainings of each choice.")] = 1,
     seed: Seed = 0,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> int | None:
     """Subdifferentials of a formula, exactly; or who sits on a kink in a network and what backprop is worth there."""
     from tameopt import problems
@@ -47,7 +48,11 @@ def clarke(
             raise ValueError(f"--influence needs a network (a problem, FILE.py:factory or run), got {source!r}.")
         measure_influence(source, steps, repeats, seed, plot, as_json)
         return None
-    document, lines = _target(source, seed) if is_target else _formula(source, at, plot, flow, alpha)
+    if is_target:
+        with progress(quiet) as show:
+            document, lines = _target(source, seed, show)
+    else:
+        document, lines = _formula(source, at, plot, flow, alpha)
     if as_json:
         emit_json(document)
     else:
@@ -146,7 +151,7 @@ def _flow_words(found: Any) -> list[str]:
     return lines
 
 
-def _target(target: str, seed: int) -> tuple[dict[str, Any], list[str]]:
+def _target(target: str, seed: int, show: Progress) -> tuple[dict[str, Any], list[str]]:
     import torch
 
     from tameopt.analysis import Context
@@ -161,7 +166,7 @@ def _target(target: str, seed: int) -> tuple[dict[str, Any], list[str]]:
     steps: list[int] = found.run.vector_steps("theta").tolist() if found.run is not None else []
     if found.run is not None and steps:
         theta = found.run.vector(int(steps[-1])).to(torch.float64)
-    context = Context(problem, found.run, theta, seed)
+    context = Context(problem, found.run, theta, seed, notify=show)
     document: dict[str, Any] = {"target": target, "findings": [], "facts": {}}
     lines = [f"{problem.name}, d = {problem.dim:,}, n = {problem.n:,}"]
     for analysis in ANALYSES:
@@ -169,6 +174,7 @@ def _target(target: str, seed: int) -> tuple[dict[str, Any], list[str]]:
         if reason:
             lines.append(f"  skipped {analysis.name}: {reason}")
             continue
+        show(analysis.question)
         answer = analysis.analyse(context)
         document["facts"] |= answer.facts
         for finding in answer.findings:

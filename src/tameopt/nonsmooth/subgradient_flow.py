@@ -124,8 +124,9 @@ def inclusion(
         return closed_form(graph, point, grid, branch=branch, most_cells=most_cells, most_events=most_events)
     except NotQuadratic as error:
         raise ValueError(
-            f"F must be piecewise linear or quadratic near the curve: {error}. Pass prox=... for a convex F, or use "
-            "gradient_flow where F is smooth."
+            f"F must be piecewise linear or quadratic near the curve: {error}. Pass prox=lambda x, h: ..., the "
+            "proximal map of a convex F (an entry of nonsmooth.prox, say), for proximal Euler steps with a bound of the "
+            "error. Where F is smooth use gradient_flow."
         ) from error
 
 

@@ -182,7 +182,7 @@ class Interval:
 
     def __str__(self) -> str:
         left, right = "(" if self.lo_open or self.lo == -INF else "[", ")" if self.hi_open or self.hi == INF else "]"
-        return f"{left}{self.lo:.6g}, {self.hi:.6g}{right}"
+        return f"{left}{self.lo + 0.0:.6g}, {self.hi + 0.0:.6g}{right}"  # + 0.0 turns -0 into 0
 
 
 def _product(a: float, b: float) -> float:
