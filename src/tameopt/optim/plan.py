@@ -109,9 +109,9 @@ class Bucket:
     cache: dict[str, Any] = field(default_factory=dict)  # what an engine lays out once (pointer tables)
 
     @functools.cached_property
-    def indices(self) -> list[int]:
+    def indices(self) -> np.ndarray[Any, Any]:
         """Position of each unit among all parameters."""
-        return [unit.index for unit in self.units]
+        return np.array([unit.index for unit in self.units], dtype=np.int64)
 
     @functools.cached_property
     def _columns(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -157,7 +157,7 @@ class Bucket:
     @functools.cached_property
     def places(self) -> torch.Tensor:
         """`indices` as numbers for a rule, where the counts are."""
-        return torch.tensor(self.indices, dtype=torch.float64, device=self.first.device)
+        return torch.from_numpy(self.indices).to(dtype=torch.float64, device=self.first.device)
 
     def _coefficients(self, s: dict[str, Any], options: Sequence[Options]) -> tuple[Numbers, Numbers]:
         """The coefficients where the columns are as in s, and the columns after the step."""

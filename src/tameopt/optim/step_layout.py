@@ -1,11 +1,13 @@
 """The buckets of a step and what they were built from: is everything still where it was?
 
-Every step asks this of every parameter, so the questions are put with `map` and functions written in C: a Python
-expression for each of a thousand tensors would cost more than the step itself.
+Every step asks this of every parameter. Where it can be had, one compiled call asks it of all (see
+`tameopt.optim.inspection`); else the questions are put with `map` and functions written in C: a Python expression for
+each of a thousand tensors would cost more than the step itself.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tameopt.optim import inspection
 from tameopt.optim.layout import match_strides
 from tameopt.optim.plan import Bucket, FlagItems, dense, real_view
 
@@ -39,29 +42,77 @@ class StepLayout:
     def __post_init__(self) -> None:
         self.dtypes = [None if kind is None else kind[0] for kind in self.kinds]
         self.all_strided = not any(kind is not None and kind[1] for kind in self.kinds)
+        self.entries = list(self.owner.items())
+
+    @functools.cached_property
+    def watch(self) -> inspection.Watch | None:
+        """What asks in one call whether this layout holds; None when it has to be asked in Python."""
+        plain = self.all_strided and all(map(is_plain, self.parameters))
+        if not plain or len(self.parameters) < inspection.FEWEST or self.parameters[0].device.type == "meta":
+            return None
+        found = inspection.inspector()
+        return None if found is None else found.watch(self.parameters, self.dtypes, self.owner, self.owned)
 
 
-@dataclass(frozen=True)
 class Gradients:
     """Gradients, of a whole step or of one bucket's units.
 
     tensors: None where there is none; some_missing: whether that occurs; addresses: of their elements, 0 where there
-    is none; None when one of them has no memory of its own (a sparse tensor, a wrapper such as DTensor).
+    is none; None when one of them has no memory of its own (a sparse tensor, a wrapper such as DTensor); present: (n,)
+    bool, None when all are there; contiguous: whether all are known to be.
     """
 
-    tensors: list[torch.Tensor | None]
-    some_missing: bool
-    addresses: list[int] | None
+    def __init__(
+        self,
+        parameters: Sequence[torch.Tensor],
+        tensors: list[torch.Tensor | None] | None,
+        present: np.ndarray[Any, Any] | None,
+        addresses: np.ndarray[Any, Any] | None,
+        contiguous: bool = False,
+    ) -> None:
+        self._parameters, self._tensors = parameters, tensors
+        self.present, self.addresses, self.contiguous = present, addresses, contiguous
 
     @property
-    def present(self) -> np.ndarray[Any, Any] | None:
-        """(n,) bool, None when all are there."""
-        return np.array([g is not None for g in self.tensors]) if self.some_missing else None
+    def some_missing(self) -> bool:
+        """Whether some parameter has none."""
+        return self.present is not None
+
+    @property
+    def count(self) -> int:
+        """For how many parameters they are."""
+        return len(self._parameters) if self._tensors is None else len(self._tensors)
+
+    def of(self, places: np.ndarray[Any, Any]) -> Gradients:
+        """Those of some of the parameters."""
+        if self.addresses is None:
+            return _gradients([self.tensors[place] for place in places])
+        present = None if self.present is None else self.present[places]
+        if present is not None and present.all():
+            present = None
+        chosen = [self._parameters[place] for place in places] if self._tensors is None else ()
+        tensors = None if self._tensors is None else [self._tensors[place] for place in places]
+        return Gradients(chosen, tensors, present, self.addresses[places], self.contiguous)
+
+    @functools.cached_property
+    def tensors(self) -> list[torch.Tensor | None]:
+        """The tensors; fetching a thousand takes longer than a step of theirs, so only who needs them does."""
+        return list(map(_grad, self._parameters)) if self._tensors is None else self._tensors
 
 
 def gathered(parameters: Sequence[torch.Tensor]) -> Gradients:
     """The gradients of all parameters."""
     return _gradients(list(map(_grad, parameters)))
+
+
+def seen(layout: StepLayout, parameters: list[torch.Tensor], flags: list[FlagItems], state: Any) -> Gradients | None:
+    """The gradients, where one compiled call finds that the layout holds; None when it does not, or cannot tell."""
+    if layout.owner is not state or layout.flags != flags or layout.watch is None:
+        return None
+    found = layout.watch.look(parameters)
+    if found is None:
+        return None
+    return Gradients(parameters, None, found.present if found.missing else None, found.addresses, found.alike)
 
 
 def gradients_of(bucket: Bucket, gradients: Gradients) -> Gradients:
@@ -70,29 +121,20 @@ def gradients_of(bucket: Bucket, gradients: Gradients) -> Gradients:
         keep_rows = bucket.signature.sparse
         here = [gradients.tensors[index] for index in bucket.indices]
         return _gradients([None if g is None else real_view(g if keep_rows else dense(g)) for g in here])
-    if len(bucket.units) == len(gradients.tensors):
-        return gradients
-    chosen = operator.itemgetter(*bucket.indices) if len(bucket.indices) > 1 else None
-    if chosen is None or gradients.addresses is None:
-        return _gradients([gradients.tensors[index] for index in bucket.indices])
-    here = list(chosen(gradients.tensors))
-    return Gradients(here, gradients.some_missing and _some_missing(here), list(chosen(gradients.addresses)))
+    return gradients if len(bucket.units) == gradients.count else gradients.of(bucket.indices)
 
 
 def _gradients(tensors: list[torch.Tensor | None]) -> Gradients:
-    missing = _some_missing(tensors)
+    missing = any(map(operator.is_, tensors, itertools.repeat(None)))
+    present = np.array([g is not None for g in tensors]) if missing else None
     try:
         if missing:
             addresses = [0 if g is None else g.data_ptr() for g in tensors]
         else:
             addresses = list(map(torch.Tensor.data_ptr, tensors))  # type: ignore[arg-type]
     except RuntimeError:  # what is sparse or wrapped has no elements of its own in memory
-        return Gradients(tensors, missing, None)
-    return Gradients(tensors, missing, addresses)
-
-
-def _some_missing(gradients: list[torch.Tensor | None]) -> bool:
-    return any(map(operator.is_, gradients, itertools.repeat(None)))
+        return Gradients((), tensors, present, None)
+    return Gradients((), tensors, present, np.array(addresses, dtype=np.int64))
 
 
 def is_plain(parameter: torch.Tensor) -> bool:
@@ -122,6 +164,11 @@ def still_holds(
     """
     if layout.owner is not state or len(layout.parameters) != len(parameters) or layout.flags != flags:
         return False
+    if len(state) != len(layout.entries) or not all(
+        key is then_key and value is then_value
+        for (key, value), (then_key, then_value) in zip(state.items(), layout.entries, strict=True)
+    ):
+        return False
     if not all(map(operator.is_, layout.parameters, parameters)) or layout.addresses != addresses_of(parameters):
         return False
     tensors = gradients.tensors
@@ -140,27 +187,32 @@ def still_holds(
         return False
 
 
-def laid_out_alike(bucket: Bucket, gradients: Gradients) -> tuple[list[int], list[torch.Tensor]]:
+def laid_out_alike(bucket: Bucket, gradients: Gradients) -> tuple[np.ndarray[Any, Any], list[torch.Tensor]]:
     """Addresses of the gradients in their parameters' order in memory (0 for none), and the copies this took."""
-    tensors, addresses = gradients.tensors, gradients.addresses
-    if not gradients.some_missing and addresses is not None and _alike(bucket, tensors):  # type: ignore[arg-type]
+    addresses = gradients.addresses
+    if addresses is not None and _alike(bucket, gradients):
         return addresses, []
     found, copies = [], []
-    for g, unit in zip(tensors, bucket.units, strict=True):
+    for g, unit in zip(gradients.tensors, bucket.units, strict=True):
         if g is not None:
             matched = match_strides(g, unit.theta)
             if matched is not g:
                 copies.append(matched)
         found.append(0 if g is None else matched.data_ptr())
-    return found, copies
+    return np.array(found, dtype=np.int64), copies
 
 
-def _alike(bucket: Bucket, tensors: list[torch.Tensor]) -> bool:
+def _alike(bucket: Bucket, gradients: Gradients) -> bool:
     """Whether all gradients have their parameters' strides (or all of both are rows, which is quicker to ask)."""
     if "strides" not in bucket.cache:
         strides = [unit.theta.stride() for unit in bucket.units]
         bucket.cache["strides"] = None if all(unit.theta.is_contiguous() for unit in bucket.units) else strides
     wanted = bucket.cache["strides"]
+    if wanted is None and gradients.contiguous:
+        return True
+    if gradients.some_missing:
+        return False
+    tensors: Any = gradients.tensors
     if wanted is None:
         return all(map(torch.Tensor.is_contiguous, tensors))
     return list(map(torch.Tensor.stride, tensors)) == wanted

@@ -34,6 +34,7 @@ from tameopt.optim.step_layout import (
     gathered,
     gradients_of,
     is_plain,
+    seen,
     still_holds,
 )
 
@@ -80,20 +81,22 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _step(self) -> None:
         groups = self.param_groups
         parameters = groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
-        gradients = gathered(parameters)
         options = [Numbered(group) for group in groups]
         rule = self._rule()
         flags = [tuple(rule.flags(each).items()) for each in options]
         layout = self._layout
-        if layout is None or not still_holds(layout, parameters, gradients, flags, self.state):
-            layout = self._layout = self._lay_out(list(parameters), gradients.tensors, options, flags)
+        gradients = None if layout is None else seen(layout, parameters, flags, self.state)
+        if gradients is None:
+            gradients = gathered(parameters)
+            if layout is None or not still_holds(layout, parameters, gradients, flags, self.state):
+                layout = self._layout = self._lay_out(list(parameters), gradients.tensors, options, flags)
         found_inf = self._found_inf(layout)
         if isinstance(found_inf, bool):
             return
         work = [(bucket, gradients_of(bucket, gradients)) for bucket in layout.buckets]
         scales = self._scales(work)
         for (bucket, here), scale in zip(work, scales, strict=True):
-            if here.some_missing and not self.shared_count and all(g is None for g in here.tensors):
+            if here.some_missing and not self.shared_count and not here.present.any():
                 continue
             given = {"g_scale": scale, **self._given(bucket)}
             inputs = Inputs(options, given, self.shared_count, found_inf)

@@ -8,11 +8,9 @@ for bit (except where a rule uses `power`).
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ import torch
 
 from tameopt import extras
 from tameopt.optim.engines import llvm_source
+from tameopt.optim.engines.llvm import machine_code
 from tameopt.optim.expr import Graph, trace
 from tameopt.optim.layout import is_dense
 from tameopt.optim.plan import Bucket, Inputs, Signature
@@ -75,16 +74,12 @@ class Kernel:
     call: Callable[..., None]
     seconds: float
     source: str
-    keep_alive: tuple[Any, ...]
-
-
-_compiling = threading.Lock()  # LLVM's global state is not thread-safe
+    keep_alive: Any
 
 
 @functools.cache
 def compiled(signature: Signature) -> Kernel:
     """The kernel of a signature, compiled on first use."""
-    binding = extras.require("llvmlite.binding", "engine='cpu'")
     begin = time.perf_counter()
     names = tuple(name for name, _ in signature.states)
     graph = trace(signature.rule, signature.flags, names)
@@ -94,25 +89,9 @@ def compiled(signature: Signature) -> Kernel:
         _LLVM_TYPES[signature.compute],
     )
     source = llvm_source.kernel(graph, roles)
-    with _compiling:
-        machine = _target_machine(binding)
-        module = binding.parse_assembly(source)
-        module.verify()
-        engine = binding.create_mcjit_compiler(module, machine)
-        engine.finalize_object()
-        address = engine.get_function_address("step")
+    address, alive = machine_code(source, "step")
     call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 10)(address)
-    return Kernel(graph, call, time.perf_counter() - begin, source, (engine, machine))
-
-
-def _target_machine(binding: Any) -> Any:
-    with contextlib.suppress(RuntimeError):  # newer llvmlite initialises itself and raises here
-        binding.initialize()
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    return binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3
-    )
+    return Kernel(graph, call, time.perf_counter() - begin, source, alive)
 
 
 @functools.cache
@@ -133,7 +112,6 @@ class _Tables:
     lengths: np.ndarray[Any, Any]
     elements: int
     next: np.ndarray[Any, Any]
-    sent: list[int]
 
     def __post_init__(self) -> None:
         arrays = (self.addresses, self.tensors, self.starts, self.lengths, self.next)
@@ -162,7 +140,6 @@ def _lay_out(bucket: Bucket) -> _Tables:
         lengths,
         int(sizes.sum()),
         np.zeros(1, dtype=np.int64),
-        [],
     )
 
 
@@ -176,8 +153,7 @@ def run(bucket: Bucket, gradients: Gradients, inputs: Inputs) -> None:
     if not tables.elements or not rows:
         return
     addresses, _copies = laid_out_alike(bucket, gradients)  # the copies must outlive the call
-    if addresses != tables.sent:
-        tables.addresses[1] = tables.sent = addresses
+    tables.addresses[1] = addresses
     coefficients = np.array([[row[name] for name in kernel.graph.coefficients] for row in rows], dtype=np.float64)
     tables.next[0] = 0
     table, tensors, starts, lengths, following = tables.places

@@ -51,7 +51,7 @@ class Chunks:
     empty: list[int]
     rest_aligned: bool
     aligned: bool = False
-    sent: list[int] = field(default_factory=list)
+    sent: np.ndarray[Any, Any] | None = None
     spare: torch.Tensor | None = None
     captured: list[torch.Tensor] = field(default_factory=list)
 
@@ -84,39 +84,38 @@ class Chunks:
         """Put this step's gradients into the table. Returns the copies of gradients laid out otherwise."""
         addresses, copies = laid_out_alike(bucket, gradients)
         if self.empty:
-            addresses = list(addresses)
-            for place in self.empty:
-                addresses[place] = 0 if gradients.tensors[place] is None else _ANYWHERE
+            addresses = addresses.copy()
+            there = True if gradients.present is None else gradients.present[self.empty]
+            addresses[self.empty] = np.where(there, _ANYWHERE, 0)
         if capturing(self.device):
             self._capture(addresses)
-        elif addresses != self.sent:
-            self.sent = list(addresses)
-            numbers = np.array(addresses, dtype=np.int64)
-            self.aligned = self.rest_aligned and not (numbers % 16).any()
-            self.addresses[1].copy_(_sent(numbers, self.device))
+        elif self.sent is None or not np.array_equal(addresses, self.sent):
+            self.sent = addresses.copy()
+            self.aligned = self.rest_aligned and not (addresses % 16).any()
+            self.addresses[1].copy_(_sent(self.sent, self.device))
         if self.spare is None and self.device.type == "cuda" and not capturing(self.device):
             self.spare = torch.empty(len(addresses), dtype=torch.int64, pin_memory=True)
         return copies
 
-    def _capture(self, addresses: list[int]) -> None:
+    def _capture(self, addresses: np.ndarray[Any, Any]) -> None:
         """Make sending these addresses part of the graph: steps outside it may write others over them.
 
         The memory that the graph copies from was taken at a step before the capture, since none can be taken now, and
         is kept for as long as the optimizer keeps its layout. A second look at the same gradients (a norm, then the
         step) finds them there.
         """
-        if self.captured and self.captured[-1].tolist() == addresses and self.spare is None:
+        if self.captured and self.spare is None and np.array_equal(self.captured[-1].numpy(), addresses):
             return
         if self.spare is None:
             raise RuntimeError(
                 "a second step in one CUDA graph needs memory that cannot be taken during the capture: capture one "
                 "step a graph, and make a step outside between two captures."
             )
-        self.spare.copy_(torch.tensor(addresses, dtype=torch.int64))
-        self.aligned = self.rest_aligned and not any(address % 16 for address in addresses)
+        self.spare.numpy()[:] = addresses
+        self.aligned = self.rest_aligned and not (addresses % 16).any()
         self.addresses[1].copy_(self.spare, non_blocking=True)
         self.captured.append(self.spare)
-        self.spare, self.sent = None, []
+        self.spare, self.sent = None, None
 
 
 @dataclass
