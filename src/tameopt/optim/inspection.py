@@ -26,10 +26,12 @@ import torch
 from tameopt import extras
 from tameopt.optim.engines.llvm import machine_code
 
-CHANGED, UNLIKE = -1, 1 << 40
+CHANGED, ROWLESS, VARIED = -1, 1 << 40, 1 << 41  # what the function answers, beside a number
 # Our choice: below it Python's questions cost less than this module's first use (10 ms of compiling).
 FEWEST = 32
 _AHEAD = 6  # our choice: how many tensors ahead memory is asked for
+
+Owned = Sequence[tuple[str, Sequence[dict[str, torch.Tensor]], Sequence[torch.Tensor]]]
 
 # header below torch/include -> what it must declare, white space aside
 _DECLARED = {
@@ -53,8 +55,8 @@ _FUNCTIONS = (
 )
 # the words of the table that the function reads: addresses of the arrays and functions, and numbers
 _WORDS = (
-    "list count offset undefined items impls places dtypes found present state entries keys values owned keepers names "
-    "tensors get_item get_entry next_entry grad data_ptr dtype layout contiguous"
+    "list count offset undefined items impls places dtypes found present hints metas state entries keys values owned keepers "
+    "names tensors columns column_at column_bytes get_item get_entry next_entry grad data_ptr dtype layout contiguous"
 ).split()
 
 
@@ -63,13 +65,14 @@ class Seen:
     """What an inspection found where nothing had moved.
 
     addresses: (n,) int64 of the gradients' elements, 0 for none; present: (n,) bool; missing: how many have none;
-    alike: whether every gradient is contiguous.
+    contiguous: whether every gradient is; in_step: whether each column of numbers holds one number.
     """
 
     addresses: np.ndarray[Any, Any]
     present: np.ndarray[Any, Any]
     missing: int
-    alike: bool
+    contiguous: bool
+    in_step: bool
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,12 @@ class Inspector:
         parameters: Sequence[torch.Tensor],
         dtypes: Sequence[torch.dtype | None],
         state: Mapping[torch.Tensor, Any],
-        owned: Sequence[tuple[str, Sequence[dict[str, torch.Tensor]], Sequence[torch.Tensor]]],
+        owned: Owned,
+        columns: Sequence[np.ndarray[Any, Any]] = (),
     ) -> Watch:
         """A watch over parameters as they are now. dtypes: of their gradients, None for not known yet; state: the
-        optimizer's; owned: (name, dictionaries that keep it, what is there now)."""
-        return Watch(self, parameters, dtypes, state, owned)
+        optimizer's; owned: (name, dictionaries that keep it, what is there now); columns: of float32 or float64."""
+        return Watch(self, parameters, dtypes, state, owned, columns)
 
 
 class Watch:
@@ -107,7 +111,8 @@ class Watch:
         parameters: Sequence[torch.Tensor],
         dtypes: Sequence[torch.dtype | None],
         state: Mapping[torch.Tensor, Any],
-        owned: Sequence[tuple[str, Sequence[dict[str, torch.Tensor]], Sequence[torch.Tensor]]],
+        owned: Owned,
+        columns: Sequence[np.ndarray[Any, Any]],
     ) -> None:
         triples = [
             (id(keeper), id(name), id(tensor), place)
@@ -116,7 +121,7 @@ class Watch:
         ]
         triples.sort(key=lambda triple: triple[3])  # one dictionary's questions after each other: it is near then
         n = len(parameters)
-        self._held = (inspector, list(parameters), list(state.items()), state, list(owned))
+        self._held = (inspector, list(parameters), list(state.items()), state, list(owned), list(columns))
         self._found, self._present = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)
         arrays = {
             "items": _words(map(id, parameters)),
@@ -125,16 +130,20 @@ class Watch:
             "dtypes": np.array([-1 if d is None else _number_of(d) for d in dtypes], dtype=np.int64),
             "found": self._found,
             "present": self._present,
+            "hints": _words(_storage(p) for p in parameters),
+            "metas": np.zeros((n, 2), dtype=np.int64),  # where a parameter's word for its gradient lay, and that word
             "keys": _words(map(id, state)),
             "values": _words(map(id, state.values())),
             "keepers": _words(t[0] for t in triples),
             "names": _words(t[1] for t in triples),
             "tensors": _words(t[2] for t in triples),
+            "column_at": _words(column.ctypes.data for column in columns),
+            "column_bytes": np.array([(len(c), c.itemsize) for c in columns], dtype=np.int64).reshape(-1),
         }
         self._arrays = arrays
         words = {name: array.ctypes.data for name, array in arrays.items()}
         words |= {"list": 0, "count": n, "offset": inspector.offset, "undefined": inspector.undefined}
-        words |= {"state": id(state), "entries": len(state), "owned": len(triples)}
+        words |= {"state": id(state), "entries": len(state), "owned": len(triples), "columns": len(columns)}
         words |= dict(zip(_WORDS[-len(_FUNCTIONS) :], inspector.functions, strict=True))
         self._table = np.array([words[name] for name in _WORDS], dtype=np.uint64).view(np.int64)
         self._address = self._table.ctypes.data
@@ -148,7 +157,11 @@ class Watch:
         answer = self._call(self._address)
         if answer == CHANGED:
             return None
-        return Seen(self._found, self._present, answer % UNLIKE, answer < UNLIKE)
+        return Seen(self._found, self._present, answer % ROWLESS, not answer & ROWLESS, not answer & VARIED)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def _words(numbers: Any) -> np.ndarray[Any, Any]:
@@ -249,22 +262,27 @@ def _tried() -> str:
     dtypes = [torch.float32, torch.float32, torch.float32, None, torch.float64]
     state = {p: {"v": torch.zeros(1)} for p in parameters}
     owned = [("v", [state[p] for p in parameters], [state[p]["v"] for p in parameters])]
-    watch = _compiled().watch(parameters, dtypes, state, owned)
+    columns = [np.ones(5, dtype=np.float32), np.full(3, 0.1), np.ones(1)]
+    watch = _compiled().watch(parameters, dtypes, state, owned, columns)
 
-    def answer() -> tuple[list[int], list[bool], int, bool] | None:
-        seen = watch.look(parameters)
-        return None if seen is None else (seen.addresses.tolist(), seen.present.tolist(), seen.missing, seen.alike)
+    def answer() -> tuple[Any, ...] | None:
+        s = watch.look(parameters)
+        return None if s is None else (s.addresses.tolist(), s.present.tolist(), s.missing, s.contiguous, s.in_step)
 
-    def expected(alike: bool = True) -> tuple[list[int], list[bool], int, bool]:
+    def expected(contiguous: bool = True, in_step: bool = True) -> tuple[Any, ...]:
         found = [p.grad for p in parameters]
         places = [0 if g is None else g.data_ptr() for g in found]
-        return places, [g is not None for g in found], sum(g is None for g in found), alike
+        return places, [g is not None for g in found], sum(g is None for g in found), contiguous, in_step
 
     right = answer() == expected()
+    for column in columns[:2]:
+        column[-1] = 3.0
+        right = right and answer() == expected(in_step=False)
+        column[-1] = column[0]
     parameters[1].grad, kept = None, parameters[1].grad
     right = right and answer() == expected()
     parameters[1].grad, parameters[0].grad = kept, base[:6].view(3, 2).t()
-    right = right and answer() == expected(alike=False)
+    right = right and answer() == expected(contiguous=False)
     parameters[0].grad = base[:6].view(2, 3)
     parameters[3].grad = base[:5]  # a first gradient
     right = right and answer() is None
@@ -287,17 +305,17 @@ def _tried() -> str:
 
 
 def _source() -> str:
-    """LLVM text of `inspect(table)`: how many gradients are missing, plus 2^40 if one is not contiguous; -1 if
-    something is not what it was."""
+    """LLVM text of `inspect(table)`: how many gradients are missing, plus 2^40 if one is not contiguous, plus
+    2^41 if a column holds different numbers; -1 if something is not what it was."""
     loads = "\n".join(
         f"  %word_{place} = getelementptr i64, ptr %table, i64 {place}\n"
         f"  %{name} = load {'i64' if name in _NUMBERS else 'ptr'}, ptr %word_{place}"
         for place, name in enumerate(_WORDS)
     )
-    return _TEXT.replace("LOADS", loads).replace("AHEAD", str(_AHEAD)).replace("UNLIKE", str(UNLIKE))
+    return _TEXT.replace("LOADS", loads).replace("AHEAD", str(_AHEAD)).replace("ROWLESS", str(ROWLESS)).replace("VARIED", str(VARIED))
 
 
-_NUMBERS = ("count", "offset", "entries", "owned")
+_NUMBERS = ("count", "offset", "entries", "owned", "columns")
 _TEXT = """
 define i64 @inspect(ptr %table) {
 entry:
@@ -330,6 +348,22 @@ object:
   call void @llvm.prefetch.p0(ptr %ahead_impl_2, i32 0, i32 3, i32 1)
   %ahead_impl_3 = getelementptr i8, ptr %ahead_impl, i64 128
   call void @llvm.prefetch.p0(ptr %ahead_impl_3, i32 0, i32 3, i32 1)
+  %ahead_hint_at = getelementptr ptr, ptr %hints, i64 %ahead
+  %ahead_hint = load ptr, ptr %ahead_hint_at
+  call void @llvm.prefetch.p0(ptr %ahead_hint, i32 0, i32 3, i32 1)
+  %ahead_pair = mul i64 %ahead, 2
+  %ahead_meta_at = getelementptr ptr, ptr %metas, i64 %ahead_pair
+  %ahead_meta = load ptr, ptr %ahead_meta_at
+  call void @llvm.prefetch.p0(ptr %ahead_meta, i32 0, i32 3, i32 1)
+  %ahead_meta_before = getelementptr i8, ptr %ahead_meta, i64 -40
+  call void @llvm.prefetch.p0(ptr %ahead_meta_before, i32 0, i32 3, i32 1)
+  %ahead_g_at = getelementptr ptr, ptr %ahead_meta_at, i64 1
+  %ahead_g = load ptr, ptr %ahead_g_at
+  call void @llvm.prefetch.p0(ptr %ahead_g, i32 0, i32 3, i32 1)
+  %ahead_g_2 = getelementptr i8, ptr %ahead_g, i64 64
+  call void @llvm.prefetch.p0(ptr %ahead_g_2, i32 0, i32 3, i32 1)
+  %ahead_g_3 = getelementptr i8, ptr %ahead_g, i64 128
+  call void @llvm.prefetch.p0(ptr %ahead_g_3, i32 0, i32 3, i32 1)
   %item = call ptr %get_item(ptr %list, i64 %i)
   %item_then_at = getelementptr ptr, ptr %items, i64 %i
   %item_then = load ptr, ptr %item_then_at
@@ -354,6 +388,11 @@ memory:
 gradient:
   %g = call ptr %grad(ptr %impl)
   %g_impl = load ptr, ptr %g
+  %pair = mul i64 %i, 2
+  %meta_at = getelementptr ptr, ptr %metas, i64 %pair
+  store ptr %g, ptr %meta_at
+  %g_then_at = getelementptr ptr, ptr %meta_at, i64 1
+  store ptr %g_impl, ptr %g_then_at
   %none = icmp eq ptr %g_impl, %undefined
   %found_at = getelementptr ptr, ptr %found, i64 %i
   %present_at = getelementptr i8, ptr %present, i64 %i
@@ -387,7 +426,7 @@ dense:
 order:
   %is_rows = load i8, ptr %flag
   %rows = icmp ne i8 %is_rows, 0
-  %answer_unlike = or i64 %answer, UNLIKE
+  %answer_unlike = or i64 %answer, ROWLESS
   %answer_there = select i1 %rows, i64 %answer, i64 %answer_unlike
   br label %counted
 counted:
@@ -423,7 +462,7 @@ entries_over:
 owned_state:
   %k = phi i64 [ 0, %entries_over ], [ %k_next, %same_owned ]
   %more_owned = icmp slt i64 %k, %owned
-  br i1 %more_owned, label %ask, label %done
+  br i1 %more_owned, label %ask, label %column
 ask:
   %k_next = add i64 %k, 1
   %k_later = add i64 %k, AHEAD
@@ -443,8 +482,52 @@ ask:
   br i1 %same_owned_tensor, label %same_owned, label %changed
 same_owned:
   br label %owned_state
+column:
+  %c = phi i64 [ 0, %owned_state ], [ %c_next, %column_over ]
+  %varied = phi i64 [ 0, %owned_state ], [ %varied_next, %column_over ]
+  %more_columns = icmp slt i64 %c, %columns
+  br i1 %more_columns, label %column_there, label %done
+column_there:
+  %c_next = add i64 %c, 1
+  %base_at = getelementptr ptr, ptr %column_at, i64 %c
+  %base = load ptr, ptr %base_at
+  %twice = mul i64 %c, 2
+  %length_at = getelementptr i64, ptr %column_bytes, i64 %twice
+  %length = load i64, ptr %length_at
+  %size_at = getelementptr i64, ptr %length_at, i64 1
+  %size = load i64, ptr %size_at
+  %is_float = icmp eq i64 %size, 4
+  %shift = select i1 %is_float, i64 1, i64 2
+  %words = shl i64 %length, %shift
+  %halves = lshr i64 %words, 1
+  %first_low = load i32, ptr %base
+  %step = select i1 %is_float, i64 0, i64 1
+  %first_high_at = getelementptr i32, ptr %base, i64 %step
+  %first_high = load i32, ptr %first_high_at
+  br label %number_of_column
+number_of_column:
+  %w = phi i64 [ 0, %column_there ], [ %w_next, %number_there ]
+  %differ = phi i32 [ 0, %column_there ], [ %differ_next, %number_there ]
+  %more_words = icmp slt i64 %w, %halves
+  br i1 %more_words, label %number_there, label %column_over
+number_there:
+  %word_now_at = getelementptr i32, ptr %base, i64 %w
+  %word_now = load i32, ptr %word_now_at
+  %odd = and i64 %w, %step
+  %is_high = icmp ne i64 %odd, 0
+  %like = select i1 %is_high, i32 %first_high, i32 %first_low
+  %off = xor i32 %word_now, %like
+  %differ_next = or i32 %differ, %off
+  %w_next = add i64 %w, 1
+  br label %number_of_column
+column_over:
+  %varies = icmp ne i32 %differ, 0
+  %flag_varied = select i1 %varies, i64 VARIED, i64 0
+  %varied_next = or i64 %varied, %flag_varied
+  br label %column
 done:
-  ret i64 %answer
+  %whole = or i64 %answer, %varied
+  ret i64 %whole
 changed:
   ret i64 -1
 }

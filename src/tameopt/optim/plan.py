@@ -114,7 +114,7 @@ class Bucket:
         return np.array([unit.index for unit in self.units], dtype=np.int64)
 
     @functools.cached_property
-    def _columns(self) -> dict[str, np.ndarray[Any, Any]]:
+    def columns(self) -> dict[str, np.ndarray[Any, Any]]:
         """The counts and `first` as arrays that share their memory (on the host only)."""
         return {"first": self.first.numpy(), **{name: each.numpy() for name, each in self.counts.items()}}
 
@@ -122,22 +122,24 @@ class Bucket:
         return float(next(iter(self.counts.values())).numpy().dtype.type(value))
 
     def advance(
-        self, present: np.ndarray[Any, Any] | None, inputs: Inputs
+        self, present: np.ndarray[Any, Any] | None, inputs: Inputs, in_step: bool = False
     ) -> tuple[list[Numbers], np.ndarray[Any, Any]]:
         """Count a step on the host and return its coefficients.
 
-        present: (n,) bool, None when every unit has a gradient. Returns (rows, row_of): row_of is (n,) int64, -1 for
-        a unit without a gradient.
+        present: (n,) bool, None when every unit has a gradient; in_step: whether the counts are known to be the same
+        for all units. Returns (rows, row_of): row_of is (n,) int64, -1 for a unit without a gradient, and `together`
+        itself where all take the one row.
         """
         n = len(self.units)
         given = {name: _on_host(value) for name, value in inputs.given.items()}
-        columns = {"group": self.groups, **self._columns, **given}
-        if present is None and all(map(_alike, columns.values())):  # what nearly every step is
+        columns = {"group": self.groups, **self.columns, **given}
+        asked = given if in_step and self.one_group else columns
+        if present is None and all(map(_alike, asked.values())):  # what nearly every step is
             key = [float(c.flat[0]) if isinstance(c, np.ndarray) else c for c in columns.values()]
             row, kept = self._coefficients(dict(zip(columns, key, strict=True)), inputs.options)
-            for name, array in self._columns.items():
+            for name, array in self.columns.items():
                 array.fill(kept[name])
-            return [row], np.zeros(n, dtype=np.int64)
+            return [row], self.together
         table = np.stack([np.broadcast_to(np.asarray(c, dtype=np.float64), (n,)) for c in columns.values()], axis=1)
         here = np.arange(n) if present is None or inputs.shared_count else np.flatnonzero(present)
         keys, found = np.unique(table[here], axis=0, return_inverse=True)
@@ -146,13 +148,23 @@ class Bucket:
         rows = []
         for number, key in enumerate(keys):
             row, kept = self._coefficients(dict(zip(columns, key.tolist(), strict=True)), inputs.options)
-            for name, array in self._columns.items():
+            for name, array in self.columns.items():
                 chosen = row_of == number
                 array[chosen if name != "first" or present is None else chosen & present] = kept[name]
             rows.append(row)
         if present is not None:
             row_of[~present] = -1
         return rows, row_of
+
+    @functools.cached_property
+    def one_group(self) -> bool:
+        """Whether all units belong to one parameter group."""
+        return _alike(self.groups)
+
+    @functools.cached_property
+    def together(self) -> np.ndarray[Any, Any]:
+        """(n,) zeros: every unit takes the first row of coefficients."""
+        return np.zeros(len(self.units), dtype=np.int64)
 
     @functools.cached_property
     def places(self) -> torch.Tensor:

@@ -51,7 +51,12 @@ class StepLayout:
         if not plain or len(self.parameters) < inspection.FEWEST or self.parameters[0].device.type == "meta":
             return None
         found = inspection.inspector()
-        return None if found is None else found.watch(self.parameters, self.dtypes, self.owner, self.owned)
+        if found is None:
+            return None
+        numbers = [
+            column for bucket in self.buckets if bucket.first.device.type == "cpu" for column in bucket.columns.values()
+        ]
+        return found.watch(self.parameters, self.dtypes, self.owner, self.owned, numbers)
 
 
 class Gradients:
@@ -59,7 +64,8 @@ class Gradients:
 
     tensors: None where there is none; some_missing: whether that occurs; addresses: of their elements, 0 where there
     is none; None when one of them has no memory of its own (a sparse tensor, a wrapper such as DTensor); present: (n,)
-    bool, None when all are there; contiguous: whether all are known to be.
+    bool, None when all are there; contiguous: whether all are known to be; in_step: whether every bucket's units are
+    known to have the same counts.
     """
 
     def __init__(
@@ -69,9 +75,10 @@ class Gradients:
         present: np.ndarray[Any, Any] | None,
         addresses: np.ndarray[Any, Any] | None,
         contiguous: bool = False,
+        in_step: bool = False,
     ) -> None:
         self._parameters, self._tensors = parameters, tensors
-        self.present, self.addresses, self.contiguous = present, addresses, contiguous
+        self.present, self.addresses, self.contiguous, self.in_step = present, addresses, contiguous, in_step
 
     @property
     def some_missing(self) -> bool:
@@ -92,7 +99,7 @@ class Gradients:
             present = None
         chosen = [self._parameters[place] for place in places] if self._tensors is None else ()
         tensors = None if self._tensors is None else [self._tensors[place] for place in places]
-        return Gradients(chosen, tensors, present, self.addresses[places], self.contiguous)
+        return Gradients(chosen, tensors, present, self.addresses[places], self.contiguous, self.in_step)
 
     @functools.cached_property
     def tensors(self) -> list[torch.Tensor | None]:
@@ -112,7 +119,8 @@ def seen(layout: StepLayout, parameters: list[torch.Tensor], flags: list[FlagIte
     found = layout.watch.look(parameters)
     if found is None:
         return None
-    return Gradients(parameters, None, found.present if found.missing else None, found.addresses, found.alike)
+    present = found.present if found.missing else None
+    return Gradients(parameters, None, present, found.addresses, found.contiguous, found.in_step)
 
 
 def gradients_of(bucket: Bucket, gradients: Gradients) -> Gradients:

@@ -216,6 +216,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             for bucket in buckets
             for place, (name, _) in enumerate(bucket.signature.states)
         ]
+        owned += [
+            (name, [unit.kept for unit in bucket.units], [unit.kept[name] for unit in bucket.units])
+            for bucket in buckets
+            for name in bucket.counts
+        ]
         return StepLayout(buckets, parameters, addresses_of(parameters), flags, kinds, self.state, owned)
 
     def _fresh(self) -> set[int]:

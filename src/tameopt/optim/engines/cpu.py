@@ -112,13 +112,17 @@ class _Tables:
     lengths: np.ndarray[Any, Any]
     elements: int
     next: np.ndarray[Any, Any]
+    together: np.ndarray[Any, Any]
+    one_row: np.ndarray[Any, Any]
 
     def __post_init__(self) -> None:
-        arrays = (self.addresses, self.tensors, self.starts, self.lengths, self.next)
+        arrays = (
+            self.addresses, self.tensors, self.starts, self.lengths, self.next, self.together, self.one_row
+        )  # fmt: skip
         self.places = tuple(array.ctypes.data for array in arrays)  # asking numpy costs microseconds
 
 
-def _lay_out(bucket: Bucket) -> _Tables:
+def _lay_out(bucket: Bucket, width: int) -> _Tables:
     units = bucket.units
     roles = 2 + len(bucket.signature.states)
     addresses = np.zeros((roles, len(units)), dtype=np.int64)
@@ -140,32 +144,41 @@ def _lay_out(bucket: Bucket) -> _Tables:
         lengths,
         int(sizes.sum()),
         np.zeros(1, dtype=np.int64),
+        bucket.together,
+        np.zeros(width, dtype=np.float64),
     )
 
 
 def run(bucket: Bucket, gradients: Gradients, inputs: Inputs) -> None:
     """One step of every unit that has a gradient, in place."""
-    rows, row_of = bucket.advance(gradients.present, inputs)
+    rows, row_of = bucket.advance(gradients.present, inputs, gradients.in_step)
     if "cpu" not in bucket.cache:
-        bucket.cache["cpu"] = compiled(bucket.signature), _lay_out(bucket)
+        made = compiled(bucket.signature)
+        bucket.cache["cpu"] = made, _lay_out(bucket, len(made.graph.coefficients))
         bucket.cache["compile_seconds"] = bucket.cache["cpu"][0].seconds
     kernel, tables = bucket.cache["cpu"]
     if not tables.elements or not rows:
         return
     addresses, _copies = laid_out_alike(bucket, gradients)  # the copies must outlive the call
     tables.addresses[1] = addresses
-    coefficients = np.array([[row[name] for name in kernel.graph.coefficients] for row in rows], dtype=np.float64)
+    table, tensors, starts, lengths, following, together, one_row = tables.places
+    names = kernel.graph.coefficients
+    if row_of is bucket.together:
+        tables.one_row[:] = [rows[0][name] for name in names]
+        row_places = together, one_row
+    else:
+        coefficients = np.array([[row[name] for name in names] for row in rows], dtype=np.float64)
+        row_places = row_of.ctypes.data, coefficients.ctypes.data
     tables.next[0] = 0
-    table, tensors, starts, lengths, following = tables.places
     arguments = (
         table,
         len(bucket.units),
-        row_of.ctypes.data,
+        row_places[0],
         tensors,
         starts,
         lengths,
-        coefficients.ctypes.data,
-        coefficients.shape[1],
+        row_places[1],
+        len(names),
         following,
         len(tables.tensors),
     )

@@ -24,7 +24,7 @@ def run(bucket: Bucket, gradients: Gradients, inputs: Inputs) -> None:
 
     Low-precision tensors are computed in float32 and rounded once when stored, as torch's fused optimizers do.
     """
-    rows, row_of = bucket.advance(gradients.present, inputs)
+    rows, row_of = bucket.advance(gradients.present, inputs, gradients.in_step)
     signature = bucket.signature
     step = _sparse_step if signature.sparse else _followed_step if signature.differentiable else _step
     flags = {**dict(signature.flags), "storage": signature.theta}
