@@ -204,15 +204,26 @@ def test_threads_share_the_work():
         assert torch.equal(after_steps(threads), alone)
 
 
-def test_a_step_does_not_wait_for_threads_that_have_not_woken_up():
+def test_torchs_threads_and_the_pool_do_the_same(monkeypatch):
+    """torch lends its threads here; the pool, where it does not, comes to the same numbers."""
+    from tameopt.optim.engines import threads
+
+    assert threads._torchs(True) is not None
+    lent = after_steps(2)
+    monkeypatch.setattr(threads, "_torchs", lambda in_parent: None)
+    assert torch.equal(after_steps(2), lent)
+
+
+def test_a_step_does_not_wait_for_threads_of_the_pool_that_have_not_woken_up(monkeypatch):
     """On a busy machine the first thread may have done all before the others begin."""
     import os
     import threading
 
-    from tameopt.optim.engines import cpu
+    from tameopt.optim.engines import threads
 
+    monkeypatch.setattr(threads, "_torchs", lambda in_parent: None)
     alone, end = after_steps(1), threading.Event()
-    busy = [cpu._pool(os.getpid()).submit(end.wait) for _ in range(os.cpu_count() or 1)]
+    busy = [threads.pool(os.getpid()).submit(end.wait) for _ in range(os.cpu_count() or 1)]
     try:
         assert torch.equal(after_steps(2), alone)
     finally:

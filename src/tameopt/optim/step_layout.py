@@ -54,7 +54,10 @@ class StepLayout:
         if found is None:
             return None
         numbers = [
-            column for bucket in self.buckets if bucket.first.device.type == "cpu" for column in bucket.columns.values()
+            column
+            for bucket in self.buckets
+            if bucket.first.device.type == "cpu"
+            for column in bucket.columns.values()
         ]
         return found.watch(self.parameters, self.dtypes, self.owner, self.owned, numbers)
 
@@ -62,10 +65,9 @@ class StepLayout:
 class Gradients:
     """Gradients, of a whole step or of one bucket's units.
 
-    tensors: None where there is none; some_missing: whether that occurs; addresses: of their elements, 0 where there
-    is none; None when one of them has no memory of its own (a sparse tensor, a wrapper such as DTensor); present: (n,)
-    bool, None when all are there; contiguous: whether all are known to be; in_step: whether every bucket's units are
-    known to have the same counts.
+    present: (n,) bool, None when all are there; addresses: (n,) of their elements, 0 where there is none; None when
+    one of them has no memory of its own (a sparse tensor, a wrapper such as DTensor); contiguous: whether all are
+    known to be; in_step: whether every bucket's units are known to have the same counts.
     """
 
     def __init__(
@@ -107,20 +109,18 @@ class Gradients:
         return list(map(_grad, self._parameters)) if self._tensors is None else self._tensors
 
 
-def gathered(parameters: Sequence[torch.Tensor]) -> Gradients:
-    """The gradients of all parameters."""
-    return _gradients(list(map(_grad, parameters)))
-
-
-def seen(layout: StepLayout, parameters: list[torch.Tensor], flags: list[FlagItems], state: Any) -> Gradients | None:
-    """The gradients, where one compiled call finds that the layout holds; None when it does not, or cannot tell."""
-    if layout.owner is not state or layout.flags != flags or layout.watch is None:
-        return None
-    found = layout.watch.look(parameters)
-    if found is None:
-        return None
-    present = found.present if found.missing else None
-    return Gradients(parameters, None, present, found.addresses, found.contiguous, found.in_step)
+def current(
+    layout: StepLayout | None, parameters: list[torch.Tensor], flags: list[FlagItems], state: Any
+) -> tuple[StepLayout | None, Gradients]:
+    """The layout where it holds, else None; and the gradients of all parameters."""
+    if layout is not None and layout.owner is state and layout.flags == flags and layout.watch is not None:
+        found = layout.watch.look(parameters)
+        if found is not None:
+            present = found.present if found.missing else None
+            return layout, Gradients(parameters, None, present, found.addresses, found.contiguous, found.in_step)
+    gradients = _gradients(list(map(_grad, parameters)))
+    holds = layout is not None and still_holds(layout, parameters, gradients, flags, state)
+    return layout if holds else None, gradients
 
 
 def gradients_of(bucket: Bucket, gradients: Gradients) -> Gradients:

@@ -31,11 +31,9 @@ from tameopt.optim.step_layout import (
     Gradients,
     StepLayout,
     addresses_of,
-    gathered,
+    current,
     gradients_of,
     is_plain,
-    seen,
-    still_holds,
 )
 
 
@@ -84,19 +82,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         options = [Numbered(group) for group in groups]
         rule = self._rule()
         flags = [tuple(rule.flags(each).items()) for each in options]
-        layout = self._layout
-        gradients = None if layout is None else seen(layout, parameters, flags, self.state)
-        if gradients is None:
-            gradients = gathered(parameters)
-            if layout is None or not still_holds(layout, parameters, gradients, flags, self.state):
-                layout = self._layout = self._lay_out(list(parameters), gradients.tensors, options, flags)
+        layout, gradients = current(self._layout, parameters, flags, self.state)
+        if layout is None:
+            layout = self._layout = self._lay_out(list(parameters), gradients.tensors, options, flags)
         found_inf = self._found_inf(layout)
         if isinstance(found_inf, bool):
             return
         work = [(bucket, gradients_of(bucket, gradients)) for bucket in layout.buckets]
         scales = self._scales(work)
         for (bucket, here), scale in zip(work, scales, strict=True):
-            if here.some_missing and not self.shared_count and not here.present.any():
+            if here.present is not None and not self.shared_count and not here.present.any():
                 continue
             given = {"g_scale": scale, **self._given(bucket)}
             inputs = Inputs(options, given, self.shared_count, found_inf)

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +20,7 @@ import torch
 
 from tameopt import extras
 from tameopt.optim.engines import llvm_source
+from tameopt.optim.engines import threads as threads_of
 from tameopt.optim.engines.llvm import machine_code
 from tameopt.optim.expr import Graph, trace
 from tameopt.optim.layout import is_dense
@@ -68,10 +67,15 @@ def unsupported(signature: Signature) -> str:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled pass. call: its C function; seconds: what compiling took; source: its LLVM text."""
+    """A compiled pass.
+
+    call: its C function; task: address of the same for one of several threads; seconds: what compiling took; source:
+    its LLVM text.
+    """
 
     graph: Graph
     call: Callable[..., None]
+    task: int
     seconds: float
     source: str
     keep_alive: Any
@@ -89,9 +93,9 @@ def compiled(signature: Signature) -> Kernel:
         _LLVM_TYPES[signature.compute],
     )
     source = llvm_source.kernel(graph, roles)
-    address, alive = machine_code(source, "step")
-    call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 10)(address)
-    return Kernel(graph, call, time.perf_counter() - begin, source, alive)
+    (step, task), alive = machine_code(source, "step", "task")
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 10)(step)
+    return Kernel(graph, call, task, time.perf_counter() - begin, source, alive)
 
 
 @functools.cache
@@ -119,6 +123,8 @@ class _Tables:
         arrays = (
             self.addresses, self.tensors, self.starts, self.lengths, self.next, self.together, self.one_row
         )  # fmt: skip
+        self.words = np.zeros(10, dtype=np.int64)  # the kernel's arguments, for other threads
+        self.words_at = self.words.ctypes.data
         self.places = tuple(array.ctypes.data for array in arrays)  # asking numpy costs microseconds
 
 
@@ -186,12 +192,8 @@ def run(bucket: Bucket, gradients: Gradients, inputs: Inputs) -> None:
     if threads == 1 or tables.elements < _ELEMENTS_FOR_THREADS:
         kernel.call(*arguments)
         return
-    # ctypes releases the GIL; every thread claims chunks until none is left
-    others = [_pool(os.getpid()).submit(kernel.call, *arguments) for _ in range(threads - 1)]
-    kernel.call(*arguments)
-    for other in others:
-        if not other.cancel():  # on a busy machine a thread may not have woken up yet: nothing is left for it
-            other.result()
+    tables.words[:] = arguments
+    threads_of.together(threads, kernel.task, tables.words_at, lambda: kernel.call(*arguments))
 
 
 def squared_norms(bucket: Bucket, gradients: Gradients) -> torch.Tensor:
@@ -204,10 +206,3 @@ def squared_norms(bucket: Bucket, gradients: Gradients) -> torch.Tensor:
             flat = g.as_strided((g.numel(),), (1,), g.storage_offset()) if is_dense(g) else g.reshape(-1)
             found[place] = sum(float(part.to(torch.float64).square().sum()) for part in flat.split(CHUNK * 4))
     return found
-
-
-@functools.cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """Worker threads, idle between steps; a forked child gets its own."""
-    del process
-    return ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="tameopt")

@@ -11,8 +11,8 @@ from tameopt import extras
 _compiling = threading.Lock()  # LLVM's global state is not thread-safe
 
 
-def machine_code(source: str, function: str) -> tuple[int, Any]:
-    """Address of a function of an LLVM text, and what must live as long as it is called."""
+def machine_code(source: str, *functions: str) -> tuple[tuple[int, ...], Any]:
+    """Addresses of functions of an LLVM text, and what must live as long as they are called."""
     binding = extras.require("llvmlite.binding", "engine='cpu'")
     with _compiling:
         machine = _target_machine(binding)
@@ -20,7 +20,7 @@ def machine_code(source: str, function: str) -> tuple[int, Any]:
         module.verify()
         engine = binding.create_mcjit_compiler(module, machine)
         engine.finalize_object()
-        return engine.get_function_address(function), (engine, machine)
+        return tuple(map(engine.get_function_address, functions)), (engine, machine)
 
 
 def assembly(source: str) -> str:

@@ -104,7 +104,19 @@ def kernel(graph: Graph, roles: Roles) -> str:
     text.do("br label %wide")
     _loop(text, graph, roles, pointers, scalars, "wide", lanes, "chunk_begin", "0", "%wide_end", "narrow")
     _loop(text, graph, roles, pointers, scalars, "narrow", 1, "wide", "%wide_end", "%length", "claim")
-    return HEADER + "\n".join(text.lines) + "\ndone:\n  ret void\n}\n"
+    return HEADER + "\n".join(text.lines) + "\ndone:\n  ret void\n}\n" + _task()
+
+
+def _task() -> str:
+    """`task(begin, end, words)`: `step` with its arguments from an array, for threads that all get the same."""
+    kinds = ("ptr", "i64", *["ptr"] * 5, "i64", "ptr", "i64")
+    lines = []
+    for place, kind in enumerate(kinds):
+        lines.append(f"  %at_{place} = getelementptr i64, ptr %words, i64 {place}")
+        lines.append(f"  %word_{place} = load {kind}, ptr %at_{place}")
+    arguments = ", ".join(f"{kind} %word_{place}" for place, kind in enumerate(kinds))
+    body = "\n".join([*lines, f"  call void @step({arguments})", "  ret void"])
+    return f"define void @task(i64 %begin, i64 %end, ptr %words) {{\n{body}\n}}\n"
 
 
 def _prefetch(text: _Lines, roles: Roles) -> None:
