@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tameopt.optim.torch_optimizer import RuleOptimizer
+from tameopt.optim.traffic import bytes_moved
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -53,7 +54,8 @@ class Row:
     """One implementation of one optimizer in one case.
 
     first: seconds of the first step (compilation included); median, low, high: seconds of a step and its quartiles;
-    bytes: fewest a fused step moves; roofline: bytes / (copy bandwidth * median); failure: why there are no times.
+    bytes: fewest a fused step moves; roofline: bytes / (copy bandwidth * median); counted: bytes that the operations
+    of a foreach step move, 0 for the others; failure: why there are no times.
     """
 
     case: str
@@ -67,6 +69,7 @@ class Row:
     roofline: float
     extra_memory: int
     failure: str = ""
+    counted: int = 0
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,7 @@ def _race(
                 moved,
                 share,
                 memory[implementation],
+                counted=bytes_moved(running[implementation].step, 2) if implementation == "torch foreach" else 0,
             )
         )
     return rows

@@ -43,6 +43,19 @@ class StepLayout:
         self.dtypes = [None if kind is None else kind[0] for kind in self.kinds]
         self.all_strided = not any(kind is not None and kind[1] for kind in self.kinds)
         self.entries = list(self.owner.items())
+        self.counts_owned = False
+
+    def own_counts(self) -> None:
+        """Notice from now on who replaces a count, too: an engine may move them at its first step."""
+        if self.counts_owned:
+            return
+        self.counts_owned = True
+        self.__dict__.pop("watch", None)
+        self.owned += [
+            (name, [unit.kept for unit in bucket.units], [unit.kept[name] for unit in bucket.units])
+            for bucket in self.buckets
+            for name in bucket.counts
+        ]
 
     @functools.cached_property
     def watch(self) -> inspection.Watch | None:

@@ -96,6 +96,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             given = {"g_scale": scale, **self._given(bucket)}
             inputs = Inputs(options, given, self.shared_count, found_inf)
             engines.engine(bucket.choice.engine).run(bucket, here, inputs)
+        layout.own_counts()
 
     def _found_inf(self, layout: StepLayout) -> torch.Tensor | Literal[True] | None:
         """GradScaler's, which leaves unscaling to a fused optimizer: a tensor that the engines read, or on the host
@@ -210,11 +211,6 @@ class RuleOptimizer(torch.optim.Optimizer):
             (name, [unit.kept for unit in bucket.units], [unit.owned[place] for unit in bucket.units])
             for bucket in buckets
             for place, (name, _) in enumerate(bucket.signature.states)
-        ]
-        owned += [
-            (name, [unit.kept for unit in bucket.units], [unit.kept[name] for unit in bucket.units])
-            for bucket in buckets
-            for name in bucket.counts
         ]
         return StepLayout(buckets, parameters, addresses_of(parameters), flags, kinds, self.state, owned)
 
