@@ -184,9 +184,9 @@ def _analyse_kernel(context: Context) -> Answer:
     if squares.holds:
         loss = measured(
             "loss.least_squares",
-            f"The loss is least squares: F = {squares.scale:.4g} norm(outputs - targets)^2 at every probe.",
+            f"The loss is least squares by its operators: F = {squares.scale:.4g} norm(outputs - targets)^2.",
             squares.scale,
-            method="loss(output, target) / norm(output - target)^2 at 12 outputs of our choice",
+            method="the loss's trace; its values and gradients at 12 outputs of our choice",
             error_kind="largest relative disagreement of the probes",
             interval=(squares.scale * (1 - squares.error), squares.scale * (1 + squares.error)),
             scope=Scope.GLOBAL,
@@ -198,7 +198,7 @@ def _analyse_kernel(context: Context) -> Answer:
             "loss.least_squares",
             f"The loss is not least squares: {squares.reason}.",
             {"reason": squares.reason},
-            method="loss(output, target) at outputs of our choice",
+            method="the loss's trace, and its values and gradients at outputs of our choice",
             scope=Scope.GLOBAL,
         )
     with torch.no_grad():

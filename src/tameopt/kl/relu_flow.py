@@ -32,8 +32,7 @@ class FlowCertificate:
     """Whether the gradient flow of F from theta provably reaches zero training loss.
 
     ratio: norm(u) over the decrease that is certain (needs <= 1). rate: F <= exp(-rate t) F_0 along theta' = -grad F.
-    flips: the part of the pairs of neuron and sample that may flip. reason: in words. assumption: what the
-    proof takes on trust about the loss, "" for torch's mean squared error.
+    flips: the part of the pairs of neuron and sample that may flip. reason: in words.
     """
 
     holds: bool
@@ -45,7 +44,6 @@ class FlowCertificate:
     network: str = ""
     n: int = 0
     data: dict[str, Any] | None = field(default=None, repr=False)
-    assumption: str = ""
 
     def __repr__(self) -> str:
         what = f"F <= exp(-{self.rate:.4g} t) F_0" if self.holds else self.reason
@@ -80,7 +78,7 @@ class FlowCertificate:
             "trap.flow",
             f"{where} the gradient flow drives the training loss to 0, F <= exp(-{self.rate:.3g} t) F_0: too few "
             f"ReLUs can flip on the way ({100 * self.flips:.2g}% of the pairs of neuron and sample). Gradient "
-            f"descent on a ReLU network ends on kinks and is not covered. {self.assumption}".rstrip(),
+            "descent on a ReLU network ends on kinks and is not covered.",
             self.certificate(),
             method="kernel of the pairs that cannot flip, bounded below along the flow",
             scope=Scope.POINT,
@@ -107,7 +105,6 @@ def flow_certificate(problem: Problem, theta: torch.Tensor | None = None) -> Flo
     flow = Flow(network, arrays)
     kind = "ReLU" if network["slope"] == 0 else f"leaky ReLU ({network['slope']:g})"
     about: dict[str, Any] = {
-        "assumption": squares.assumption,
         "network": f"1 hidden layer, m={flow.m:,}, {kind}, trained {'+'.join(flow.trained)}", "n": flow.n,
     }  # fmt: skip
     least = flow.kernel_low(1e-9 * max(flow.u0, 1e-300))

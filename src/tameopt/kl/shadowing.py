@@ -78,7 +78,7 @@ def shadow_certificate(
             before=done,
         )  # fmt: skip
         if certificate.holds:
-            return replace(certificate, assumption=squares.assumption)
+            return certificate
         last = certificate
     reason = f"the theorem did not apply within {most:,} steps: {last.reason}"
     return replace(last, holds=False, verdict=Verdict.UNKNOWN, reason=reason, data=None)

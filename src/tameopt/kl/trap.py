@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class TrapCertificate:
     network: what was certified, in words; n, k, p: samples, outputs, parameters. before: steps that exact gradient
     descent with this step takes from the stored weights before the theorem applies (0: it applies at once); distance:
     how far it may then be from the float64 replay (shadowing); steps counts from the stored weights,
-    radius from there. assumption: what the proof takes on trust about the loss, "" for torch's mean squared error.
+    radius from there.
     """
 
     holds: bool
@@ -63,7 +63,6 @@ class TrapCertificate:
     before: int = 0
     distance: float = 0.0
     data: dict[str, Any] | None = field(default=None, repr=False)
-    assumption: str = ""
 
     def __repr__(self) -> str:
         head = f"TrapCertificate({self.verdict}, h={self.h:.4g}, {self.network}"
@@ -111,7 +110,6 @@ class TrapCertificate:
                 f"{self.target:.3g} within {self.steps:,} steps and goes on to 0: after {self.before:,} steps it is "
                 f"within {self.distance:.2g} of a float64 replay, and trapped (h = {self.h:.3g} <= 1/2)."
             )
-        statement = f"{statement} {self.assumption}".rstrip()
         method = "Kantorovich trap: sigma_min(J), norm(J), norm(u), Lipschitz constant of J"
         if self.verdict is Verdict.PROVED:
             return proved(
@@ -169,14 +167,14 @@ def trap_certificate(
     if isinstance(found, Shallow):
         if not found.trained:
             return none("none of the network's layers is trained", problem)
-        shallow = replace(certify(found, squares.scale, step, rigorous, target), assumption=squares.assumption)
+        shallow = certify(found, squares.scale, step, rigorous, target)
         # the bounds on a ball are sharper than the closed form when several layers move, and dearer
         if shallow.holds or not (0.5 < shallow.h < 50) or len(set(found.trained)) < 2 or not affordable(problem):
             return shallow
     traced = trace_network(problem, theta)
     if isinstance(traced, str):
         return shallow or none(traced, problem)
-    deep = replace(certify(traced, squares.scale, step, rigorous, target), assumption=squares.assumption)
+    deep = certify(traced, squares.scale, step, rigorous, target)
     return shallow if shallow is not None and not deep.holds else deep
 
 
