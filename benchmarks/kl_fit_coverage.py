@@ -1,6 +1,6 @@
 """Do the 95% intervals of `kl.fit` cover?
 
-    python benchmarks/kl_fit_coverage.py [RUNS] [SEED]
+    python benchmarks/kl_fit_coverage.py [RUNS] [SEED] [ROW ...]        (rows 1 to 8, all by default)
 
 Simulated losses on 100 recorded steps, F* = 0.3, exponential (factor 0.999 a step) or power 1 decay, with noise of 5%
 of the excess or of a constant 0.01, independent or autoregressive (rho), Gaussian or Student's t with 5 degrees of
@@ -63,7 +63,7 @@ def main() -> None:
     print(f"{runs} simulated runs a row, seed {seed}\n")
     print("| decay | noise | rho | regimes found | rate covered | F* covered | c covered |")
     print("|---|---|---|---|---|---|---|")
-    for case in CASES:
+    for case in [CASES[int(row) - 1] for row in sys.argv[3:]] or CASES:
         found, shares = simulate(*case, runs, seed)
         words = ", ".join(f"{name} {count}" for name, count in sorted(found.items(), key=lambda item: -item[1]))
         print(

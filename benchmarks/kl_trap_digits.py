@@ -1,18 +1,20 @@
 """How far do the certificates of zero training loss reach on real digits?
 
-    python benchmarks/kl_trap_digits.py [initial] [online] [deep] [start] [flow] [margin]     (all of them by default)
-    python benchmarks/kl_trap_digits.py --quick [...]                                         (the rows of n <= 50)
-    python benchmarks/kl_trap_digits.py wide                                                  (minutes, gigabytes)
+    python benchmarks/kl_trap_digits.py [initial] [limit] [wide] [online] [deep] [start] [flow] [margin]     (or all)
+    python benchmarks/kl_trap_digits.py --quick [...]                                     (the rows of n <= 50)
 
-Each row states its verdict; PROVED means that the separate checker replayed it. Protocol:
-`tameopt.kl.digits_trap.PREPROCESSING`; mean squared error (u = output - label). Du et al.'s width is their bound with
+`docs/kl_certificates.md` is what the command without arguments prints (about an hour on one core, 17 GiB for `wide`,
+each part may be printed alone). Each row states its verdict; PROVED means that the separate checker replayed it.
+Protocol: `tameopt.kl.digits_trap.PREPROCESSING`; mean squared error (u = output - label). Du et al.'s width is their bound with
 constant 1 and delta = 0.1. Held-out error: sign errors on the digits after the first n, at the certified weights.
 Seconds are of this process, training and the checker's replay included.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
+import os
 import platform
 import resource
 import sys
@@ -38,6 +40,7 @@ INITIAL = (
     (20, 14, "tanh", 2.0), (50, 18, "tanh", 4.0),
     (20, 10, "sin", 4.0), (50, 13, "sin", 4.0), (100, 16, "sin", 4.0), (200, 18, "sin", 4.0), (500, 19, "sin", 12.0),
 )  # fmt: skip
+LIMIT = ((500, 12.0), (1797, 16.0))  # n, gain
 WIDE = ((200, 22, "tanh", 4.0), (200, 22, "sin", 4.0))
 ONLINE = ((20, 4), (50, 16), (100, 16), (200, 16))
 DEEP = (
@@ -57,8 +60,15 @@ def percent(number: float) -> str:
     return f"{100 * number:.2g}%"
 
 
-def initial(rows: tuple[tuple[int, int, str, float], ...] = INITIAL) -> None:
-    print("\n## At initialisation (first layer trained, scale 1/sqrt(width), outputs cancel in pairs)\n")
+def wide(rows: tuple[tuple[int, int, str, float], ...] = WIDE) -> None:
+    initial(rows, "Width 2^22 at initialisation (the same)")
+
+
+def initial(
+    rows: tuple[tuple[int, int, str, float], ...] = INITIAL,
+    title: str = "At initialisation (first layer trained, scale 1/sqrt(width), outputs cancel in pairs)",
+) -> None:
+    print(f"\n## {title}\n")
     print(
         "| n | width | activation, gain | h | F a step | W moves | kernel drifts | Du et al. | verdict | s | peak |"
     )
@@ -76,6 +86,27 @@ def initial(rows: tuple[tuple[int, int, str, float], ...] = INITIAL) -> None:
             f"| {n} | 2^{exponent} | {activation}, {gain:g} | {certificate.h:.3f} | x{certificate.rate:.4f} | "
             f"{moves} | 2^{du:.1f} | {certificate.verdict} | {seconds:.1f} | {memory()} |",
             flush=True,
+        )
+
+
+def limit(rows: tuple[tuple[int, float], ...] = LIMIT) -> None:
+    """The width that h = 0.45 would need, were the kernel that of infinitely many sine neurons.
+
+    K_ij = g^2 x_i.x_j E[cos(g w.x_i) cos(g w.x_j)] = g^2 r (exp(-g^2(1 - r)) + exp(-g^2(1 + r)))/2 at r = x_i.x_j for
+    unit rows and w ~ N(0, I), and ell = g^2 lambda_max(G o G)^(1/2)/sqrt(m), norm(u) = sqrt(n).
+    """
+    print("\n## Sine neurons beyond that: the width that h = 0.45 would need in the limit of infinitely many\n")
+    print(
+        "| n | gain | sigma_min(J)^2 in the limit | width for h = 0.45 | its weights alone |\n|---|---|---|---|---|"
+    )
+    X, _ = parity_of_digits()
+    for n, g in rows:
+        r = np.clip(X[:n].numpy() @ X[:n].numpy().T, -1.0, 1.0)
+        K = g**2 * r * (np.exp(-(g**2) * (1 - r)) + np.exp(-(g**2) * (1 + r))) / 2
+        least = float(np.linalg.eigvalsh(K)[0])
+        width = n * g**4 * float(np.linalg.eigvalsh(r * r)[-1]) / (0.45 * least) ** 2
+        print(
+            f"| {n} | {g:g} | {least:.3g} | 2^{math.log2(width):.1f} | {width * 64 * 8 / 2**30:.2f} GiB |", flush=True
         )
 
 
@@ -283,18 +314,26 @@ def margin(rows: tuple[str, ...] = MARGIN) -> None:
 
 
 PARTS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
-    "initial": (initial, INITIAL), "online": (online, ONLINE), "deep": (deep, DEEP), "start": (start, START),
-    "flow": (flow, FLOW), "margin": (margin, MARGIN),
+    "initial": (initial, INITIAL), "limit": (limit, LIMIT), "wide": (wide, WIDE), "online": (online, ONLINE),
+    "deep": (deep, DEEP), "start": (start, START), "flow": (flow, FLOW), "margin": (margin, MARGIN),
 }  # fmt: skip
 
 
 def main() -> None:
     quick = "--quick" in sys.argv
     wanted = [name for name in sys.argv[1:] if name != "--quick"] or list(PARTS)
-    print(f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}, seed 0, float64")
+    if wanted == list(PARTS):
+        print("# Certificates of zero training loss on digits\n\nPrinted by `python benchmarks/kl_trap_digits.py`.")
     for name in wanted:
-        part, rows = (PARTS | {"wide": (initial, WIDE)})[name]
+        part, rows = PARTS[name]
+        begun = os.getloadavg()[0]
         part(tuple(row for row in rows if row[0] in (20, 50)) if quick and name != "margin" else rows)
+        print(
+            f"\nThe part `{name}` on {datetime.date.today()}: torch {torch.__version__}, numpy {np.__version__}, "
+            f"Python {platform.python_version()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, load "
+            f"{begun:.1f} before and {os.getloadavg()[0]:.1f} after; seed 0, float64.",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
