@@ -116,6 +116,14 @@ def likelihood(
     x: np.ndarray, t: np.ndarray, y: np.ndarray, correlation: float
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Minus the log likelihood with sigma eliminated, its gradient (5,) and the Fisher information (5, 5)."""
+    cost, gradient, (from_mean, from_variance), _ = _likelihood(x, t, y, correlation)
+    return cost, gradient, from_mean + from_variance
+
+
+def _likelihood(
+    x: np.ndarray, t: np.ndarray, y: np.ndarray, correlation: float
+) -> tuple[float, np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """(cost, gradient, information that the mean carries and that the variance carries, innovations (m,))."""
     m = y.size
     log_slopes = shape_slopes(x[LOG_B], x[S], t)
     excess = np.exp(x[LOG_A]) * shape(x[LOG_B], np.array(x[S]), t)
@@ -135,7 +143,20 @@ def likelihood(
     gradient = (m / power) * (d_e @ e) + 0.5 * log_variance.sum(axis=1)
     white = _whiten(scaled, correlation)
     about = log_variance - log_variance.mean(axis=1, keepdims=True)
-    return float(cost), gradient, (m / power) * (white @ white.T) + 0.5 * (about @ about.T)
+    return float(cost), gradient, ((m / power) * (white @ white.T), 0.5 * (about @ about.T)), e
+
+
+def score_covariance(law: DecayLaw) -> np.ndarray:
+    """(5, 5) what the score varies by, where the noise need not be normal.
+
+    The size of z^2 tells as much about a variance as normal noise would allow; with the kurtosis kappa of the
+    innovations that part of the score varies (kappa - 1)/2 times as much. Lighter tails than the normal's are not
+    used: the intervals never shrink by it.
+    """
+    _, _, (from_mean, from_variance), e = _likelihood(law.x, law.t, law.y, law.correlation)
+    power = float(np.mean(e**2))
+    kurtosis = float(np.mean(e**4)) / power**2 if power > 0 else 3.0
+    return from_mean + max((kurtosis - 1) / 2, 1.0) * from_variance
 
 
 def _whiten(rows: np.ndarray, correlation: float) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Is a loss least squares? Read from its trace: which operators it runs on (output - target), and in what order.
 
-Nothing is matched by name: `torch.nn.MSELoss()` and `lambda f, y: ((f - y) ** 2).mean()` are the same few operators. A
+Nothing is matched by name: `torch.nn.MSELoss()` and `lambda f, y: ((f - y) ** 2).mean()` are the same operators. A
 loss with any other operator (a weight, a clamp, a branch) is not taken for least squares, whatever values it gives.
 """
 

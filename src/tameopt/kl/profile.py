@@ -10,7 +10,19 @@ import math
 
 import numpy as np
 
-from tameopt.kl.decay_law import F_STAR, LOG_A, LOG_B, Chart, DecayLaw, S, identity, maximise, shape, shape_slopes
+from tameopt.kl.decay_law import (
+    F_STAR,
+    LOG_A,
+    LOG_B,
+    Chart,
+    DecayLaw,
+    S,
+    identity,
+    maximise,
+    score_covariance,
+    shape,
+    shape_slopes,
+)
 from tameopt.kl.trend import student_quantile
 
 
@@ -32,6 +44,20 @@ def threshold(law: DecayLaw, two_sided: bool = True) -> float:
     return float(m * math.log1p(quantile**2 / max(m - 5, 3)))
 
 
+def heavy_tails(law: DecayLaw, j: int, fixed: tuple[int, ...], jacobian: np.ndarray | None = None) -> float:
+    """How much more a coordinate's estimate varies than normal noise would let it, at least 1.
+
+    The factor of Kent (1982) by which the fall of the profile likelihood is too steep when the noise is not that of
+    the model: with H the information and V the covariance of the score, (H^-1 V H^-1)_jj / (H^-1)_jj.
+    """
+    J = np.eye(5) if jacobian is None else jacobian
+    free = [k for k in range(5) if k not in fixed]
+    H = (J.T @ law.information @ J)[np.ix_(free, free)]
+    V = (J.T @ score_covariance(law) @ J)[np.ix_(free, free)]
+    row = np.linalg.pinv(H, hermitian=True)[free.index(j)]
+    return max(float(row @ V @ row) / max(float(row[free.index(j)]), 1e-300), 1.0)
+
+
 def interval(law: DecayLaw, coordinate: int, fixed: tuple[int, ...] = ()) -> tuple[float, float]:
     """The 95% profile interval of a coordinate of law.x, with the coordinates `fixed` held all along.
 
@@ -45,7 +71,8 @@ def _end(
     law: DecayLaw, start: np.ndarray, j: int, fixed: tuple[int, ...], side: float, chart: Chart, width: float = 0.0
 ) -> float:
     """The end of the interval on one side: outward in growing steps, then the secant of the signed root."""
-    limit = threshold(law)
+    jacobian = None if chart is identity else chart(start)[1]
+    limit = threshold(law) * heavy_tails(law, j, fixed, jacobian)
     width = width or _width(law.information, j, fixed)
     width = min(width, 1.0) if j != F_STAR else width
     edge = _edge(law, j, side) if chart is identity else side * 1e3
@@ -183,7 +210,7 @@ def _time_end(
     law: DecayLaw, start: np.ndarray, fixed: tuple[int, ...], side: float, chart: Chart, width: float, farthest: float
 ) -> float:
     """As `_end`, in the logarithm of the time."""
-    limit = threshold(law)
+    limit = threshold(law) * heavy_tails(law, LOG_B, fixed, chart(start)[1])
 
     def fall(log_T: float, near: np.ndarray) -> tuple[float, np.ndarray]:
         trial = near.copy()
