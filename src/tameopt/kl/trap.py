@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from tameopt.evidence import Certificate, Finding, Scope, Verdict, measured, proved, unknown
@@ -20,6 +19,7 @@ from tameopt.kl.check_trap import FORMAT
 from tameopt.kl.kantorovich import SLACK, Numbers, trap
 from tameopt.kl.least_squares import least_squares
 from tameopt.kl.network import Network, affordable, network_numbers, trace_network
+from tameopt.kl.rank import named, rank_deficient
 from tameopt.kl.shallow import Shallow, recognise
 from tameopt.kl.shallow_numbers import ProvedNumbers, proved_numbers, shallow_numbers
 from tameopt.kl.stored import inline, write
@@ -72,6 +72,16 @@ class TrapCertificate:
             f"{head}: F shrinks by x{self.rate:.6g} a step at step {self.step:.4g}, within radius {self.radius:.4g})"
         )
 
+    def _remedy(self) -> str:
+        """What would help, with a number where one is known."""
+        helps = ["fewer samples", "a later iterate (the condition is tested again there)"]
+        if " targets" in self.reason:
+            helps.insert(0, "one target for the samples that are named, or one sample of them")
+        if math.isfinite(self.h) and self.network.startswith("1 hidden layer") and self.before == 0:
+            # at the start norm(u) stays, ell ~ width^(-1/2) and sigma_min tends to a limit
+            return f"about {(2 * self.h) ** 2:.2g} times the width (h falls like its root), {', '.join(helps)}"
+        return f"a wider network, {', '.join(helps)}"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate with its weights and data to a safetensors file that `check` replays.
 
@@ -90,12 +100,12 @@ class TrapCertificate:
         """The claim trap.holds, at recorded step `step` when one is given."""
         where = "From these weights" if step is None else f"From step {step:,} on"
         if not self.holds:
-            if math.isfinite(self.h):
+            if not math.isnan(self.h):
                 return unknown(
                     "trap.holds",
                     f"{where} no trap is certified: {self.reason}.",
                     missing=self.reason,
-                    remedy="a wider network, fewer samples, or a later iterate (the condition is tested again there)",
+                    remedy=self._remedy(),
                     method="Kantorovich trap",
                     scope=Scope.POINT,
                 )
@@ -239,6 +249,9 @@ def conclude(
             largest = found.largest / (2 * loss_scale)
             reason = f"step {step} is beyond the largest certified one, {largest:.4g}"
             about["step"] = largest
+        elif not found.h <= 0.5:
+            pairs = named(net.X, net.Y)
+            reason = f"{reason}; {pairs}" if pairs else reason
         return TrapCertificate(False, Verdict.UNKNOWN, reason, **about)
     claims = found.claims
     obstacle = net.obstacle(claims["radius"] + distance)
@@ -267,31 +280,3 @@ def conclude(
         return conclude(net, proved_numbers(net, numbers.noise), loss_scale, step, rigorous, target)
     reason = "the numbers hold in plain float64, but not by a margin that the checker's rounding bounds allow"
     return TrapCertificate(False, Verdict.UNKNOWN, reason, **{**about, "data": None})
-
-
-def rank_deficient(net: Shallow | Network, numbers: Numbers, p: int) -> str:
-    """Why sigma_min(J) is 0 as far as float64 can tell, or ""."""
-    rows, n = net.X.shape[0] * net.Y.shape[1], net.X.shape[0]
-    if rows > p:
-        return f"J is {rows} x {p}: more outputs than trained parameters, so sigma_min(J) = 0"
-    if numbers.s0**2 > numbers.noise:
-        return ""
-    reason = f"sigma_min(J) is {numbers.s0:.2g}, 0 within rounding"
-    flat = net.X.reshape(n, -1)
-    twins = conflicting_twins(flat, net.Y)
-    if twins:
-        return f"{reason}: samples {twins[0]} and {twins[1]} have the same input and different targets"
-    if len(np.unique(flat, axis=0)) < n:
-        return f"{reason}: an input occurs more than once"
-    condition = numbers.J0 / max(math.sqrt(numbers.noise), 1e-300)
-    return f"{reason} (norm(J) is {numbers.J0:.3g}; float64 resolves condition numbers up to {condition:.1g})"
-
-
-def conflicting_twins(X: np.ndarray, Y: np.ndarray) -> tuple[int, int] | None:
-    """Two samples with the same input and different targets, or None."""
-    seen: dict[bytes, int] = {}
-    for i, row in enumerate(np.ascontiguousarray(X + 0.0)):
-        j = seen.setdefault(row.tobytes(), i)
-        if j != i and not np.array_equal(Y[i], Y[j]):
-            return j, i
-    return None
