@@ -45,6 +45,7 @@ def _polynomial(source: str, at: str | None) -> tuple[dict[str, Any], list[str]]
         "polynomial": source, "at": point, "theta": None if found.theta is None else str(found.theta),
         "lower": str(found.lower), "upper": str(found.upper), "verdict": str(found.verdict),
         "witness": found.witness, "rule": found.rule, "branches": list(found.branches), "a_priori": a_priori,
+        "lower_claim": found.lower_claim,
     }  # fmt: skip
     if found.theta is None:
         return document, [f"{found.verdict}  exponent between {found.lower} and {found.upper}: {found.rule}"]
@@ -60,10 +61,8 @@ def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[
     from tameopt.kl.forecast import forecast
     from tameopt.kl.gradient_law import gradient_law
     from tameopt.kl.path import path_length
-    from tameopt.kl.rate_findings import exponent_finding, rate_findings
+    from tameopt.kl.rate_findings import exponent_finding, rate_findings, steps_finding, values_converge_finding
     from tameopt.kl.series import loss_series
-    from tameopt.kl.steps_to_go import steps_finding
-    from tameopt.kl.values_findings import values_converge_finding
     from tameopt.run import Run
 
     run = Run.open(path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from fractions import Fraction
+from typing import Any
 
 from tameopt.kl.polynomial import Polynomial
+from tameopt.kl.puiseux import HalfBranch, root_between
 
 _MOST_ARCS = 4000  # our choice: a second or so
 
@@ -50,3 +52,24 @@ def monomial_arcs(f: Polynomial) -> tuple[Fraction, str]:
                 for v, a, w in zip(f.variables, coefficients, weights, strict=True)
             )
     return best, words
+
+
+def arc_claim(rows: list[Any], theta: Fraction, branch: HalfBranch) -> dict[str, Any]:
+    """What `check_arc` replays: the exponent is at least theta, along this branch of a function of two variables.
+
+    rows: its terms as certificates hold them.
+    """
+    one = ["1"]
+    if branch.side == "x = 0":
+        arc: list[Any] = [[], [[1, one]]]
+        modulus, between = ["0", "1"], []
+    else:
+        arc = [
+            [[branch.ramification, one if branch.side == "x > 0" else ["-1"]]],
+            [[e, [str(c) for c in element.coeffs()]] for e, element in branch.elements],
+        ]
+        modulus, between = [str(c) for c in branch.modulus.coeffs()], root_between(branch.modulus)
+    return {
+        "terms": rows, "theta": str(theta), "modulus": modulus, "arc": arc,
+        "between": [str(end) for end in between],
+    }  # fmt: skip

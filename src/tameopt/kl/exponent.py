@@ -18,7 +18,7 @@ from typing import Any
 
 from tameopt.evidence import Certificate, Verdict
 from tameopt.extras import require
-from tameopt.kl.arcs import monomial_arcs
+from tameopt.kl.arcs import arc_claim, monomial_arcs
 from tameopt.kl.level_sets import LAST_LEVEL, simplest, worst_arc
 from tameopt.kl.piecewise import by_pieces, has_kinks
 from tameopt.kl.polynomial import Polynomial, Terms, add, multiply, polynomial
@@ -34,7 +34,8 @@ class Exponent:
     verdict: PROVED when a separate checker replayed the rule (`claim` is what it was given); MEASURED when theta was
     computed exactly, in rational and algebraic numbers, by algebra that no second program replays, or (lower < upper)
     from slopes in high precision; UNKNOWN when only bounds are known.
-    witness: the arc on which theta is attained; rule: how it was found.
+    witness: the arc on which theta is attained; rule: how it was found. lower_claim: an arc by which `check_arc` has
+    replayed, in rational arithmetic, that the exponent is at least `lower`; None where nothing replays that.
     """
 
     theta: Fraction | None
@@ -45,6 +46,7 @@ class Exponent:
     rule: str
     branches: tuple[str, ...] = ()
     claim: Mapping[str, Any] | None = field(default=None, repr=False)
+    lower_claim: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         if self.theta is None:
@@ -184,7 +186,9 @@ def _as_power(f: Polynomial) -> Exponent | None:
     regular = min(sum(e) for e in base.terms) == 1
     if inner.lower != inner.upper:
         low, high = (1 - (1 - bound) / power for bound in (inner.lower, inner.upper))
-        return replace(inner, theta=theta, lower=low, upper=high, rule=f"{words}; {inner.rule}", claim=None)
+        return replace(
+            inner, theta=theta, lower=low, upper=high, rule=f"{words}; {inner.rule}", claim=None, lower_claim=None
+        )
     if not regular and inner.claim is None:
         return Exponent(theta, theta, theta, Verdict.MEASURED, inner.witness, words, inner.branches)
     own = {"terms": _rows(base), "theta": "0"} if regular else _within(inner.claim or {}, base)
@@ -294,6 +298,7 @@ def _bivariate(f: Polynomial) -> Exponent:
     lower = 1 - Fraction(1, min(sum(e) for e in f.terms))
     upper = bound(f.degree, 2)
     candidates: list[tuple[Fraction, str]] = []
+    arcs: dict[str, HalfBranch] = {}
     try:
         for factor, power in _factors(f.terms):
             if power >= 2 and any(half_branches(factor, ())):
@@ -304,6 +309,7 @@ def _bivariate(f: Polynomial) -> Exponent:
         if determinant:
             for factor in _without(determinant, [f.terms, squared]):
                 branches = half_branches(factor, (_pairs(f.terms), squared))
+                arcs |= {_named(branch, f.variables): branch for branch in branches}
                 candidates += [(ratio_of(branch), _named(branch, f.variables)) for branch in branches]
         else:
             candidates += _along_lines(f, squared)
@@ -313,7 +319,15 @@ def _bivariate(f: Polynomial) -> Exponent:
         return Exponent(None, lower, upper, Verdict.UNKNOWN, "", "no real branch of the talweg curve was found")
     theta, witness = max(candidates)
     listed = tuple(f"{ratio}: {words}" for ratio, words in sorted(candidates, reverse=True))
-    return Exponent(theta, theta, theta, Verdict.MEASURED, witness, "real branches of the talweg curve", listed)
+    # several branches may attain it; one that replays is enough
+    claims = (
+        arc_claim(_rows(f), theta, arcs[words]) for ratio, words in candidates if ratio == theta and words in arcs
+    )
+    replayed = next((one for one in claims if Certificate("tameopt.kl.check_arc:check", one).replay()), None)
+    rule = "real branches of the talweg curve, by exact algebra that no second program replays"
+    if replayed is not None:
+        rule += "; that it is no less is replayed along the witness"
+    return Exponent(theta, theta, theta, Verdict.MEASURED, witness, rule, listed, lower_claim=replayed)
 
 
 def _pairs(terms: Mapping[Any, Fraction]) -> dict[tuple[int, int], Fraction]:

@@ -60,13 +60,16 @@ class HalfBranch:
     """A real half-branch and the orders, in t, of the functions carried along it.
 
     side: "x > 0", "x < 0" or "x = 0". ramification: x = +-t^ramification. terms: ((exponent of t, coefficient in
-    words), ...) of y. orders: of each carried function in t.
+    words), ...) of y. orders: of each carried function in t; the terms alone have the same. elements: ((exponent of
+    t, coefficient in Q[T]/(modulus)), ...) of y.
     """
 
     side: str
     ramification: int
     terms: tuple[tuple[int, str], ...]
     orders: tuple[int, ...]
+    elements: tuple[tuple[int, Any], ...] = ()
+    modulus: Any = None
 
     def __str__(self) -> str:
         if self.side == "x = 0":
@@ -194,9 +197,11 @@ class _Root:
 
     def move(self, terms: Terms2) -> Terms2:
         """Coefficients in K as elements of L."""
-        if self.image is None:
-            return terms
-        return {key: self.field.reduce(c(self.image)) if c.degree() > 0 else c for key, c in terms.items()}
+        return {key: self.moved(c) for key, c in terms.items()}
+
+    def moved(self, element: Any) -> Any:
+        """An element of K as one of L."""
+        return self.field.reduce(element(self.image)) if self.image is not None and element.degree() > 0 else element
 
 
 def _real_roots(part: list[Any], field: Field) -> list[_Root]:
@@ -228,6 +233,26 @@ def _irreducible(poly: Any) -> list[Any]:
 def _has_real_root(factor: Any) -> bool:
     # flint isolates all roots, and gives the real ones an imaginary part that is exactly 0
     return factor.degree() == 1 or any(root.imag == 0 for root, _ in factor.complex_roots())
+
+
+def root_between(modulus: Any) -> list[Fraction]:
+    """Rationals between which an irreducible polynomial changes its sign; [] for an odd degree."""
+    if int(modulus.degree()) % 2:
+        return []
+    coefficients = [Fraction(int(c.p), int(c.q)) for c in modulus.coeffs()]
+
+    def sign(at: Fraction) -> int:
+        value = sum((c * at**k for k, c in enumerate(coefficients)), Fraction(0))
+        return (value > 0) - (value < 0)
+
+    for root, _ in modulus.complex_roots():
+        if root.imag == 0:
+            middle = Fraction(float(root.real))
+            for digits in range(40, -10, -5):
+                width = Fraction(2) ** -digits * (1 + abs(middle))
+                if sign(middle - width) * sign(middle + width) < 0:
+                    return [middle - width, middle + width]
+    return [Fraction(0), Fraction(0)]
 
 
 def _roots_over(part: list[Any], field: Field) -> list[_Root]:
@@ -311,6 +336,7 @@ def _follow(
     ramification: int,
     terms: tuple[tuple[int, str], ...],
     depth: int,
+    elements: tuple[tuple[int, Any], ...] = (),
 ) -> list[HalfBranch]:
     """The half-branches of P(t, y) = 0 with t > 0, y -> 0; `carried` are the functions in the same coordinates."""
     if depth > _MOST_STEPS:
@@ -321,11 +347,11 @@ def _follow(
         return []
     found: list[HalfBranch] = []
     if multiplicity == 1 and all(order is not None for order in orders):
-        return [HalfBranch(side, ramification, terms, orders)]  # type: ignore[arg-type]
+        return [HalfBranch(side, ramification, terms, orders, elements, field.modulus)]  # type: ignore[arg-type]
     if not any(j == 0 for _, j in P):
         # y = 0 is a branch by itself
         exact = tuple(min(i for i, j in f if j == 0) for f in carried)
-        found.append(HalfBranch(side, ramification, terms, exact))
+        found.append(HalfBranch(side, ramification, terms, exact, elements, field.modulus))
         P = {(i, j - 1): c for (i, j), c in P.items()}
         if min((j for i, j in P if i == 0), default=0) == 0:
             return found
@@ -341,7 +367,8 @@ def _follow(
                 moved = tuple(_substitute(root.move(f), p, q, root.c, root.field) for f in carried)
                 scaled = tuple((e * q, words) for e, words in terms)
                 extended = (*scaled, (last * q + p, root.field.words(root.c)))
-                found += _follow(side, new, moved, root.field, ramification * q, extended, depth + 1)
+                kept = (*((e * q, root.moved(c)) for e, c in elements), (last * q + p, root.c))
+                found += _follow(side, new, moved, root.field, ramification * q, extended, depth + 1, kept)
     return found
 
 
