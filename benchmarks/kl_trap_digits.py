@@ -6,8 +6,8 @@
 `docs/kl_certificates.md` is what the command without arguments prints (about an hour on one core, 17 GiB for `wide`,
 each part may be printed alone). Each row states its verdict; PROVED means that the separate checker replayed it.
 Protocol: `tameopt.kl.digits_trap.PREPROCESSING`; mean squared error (u = output - label). Du et al.'s width is their
-bound with constant 1 and delta = 0.1. Held-out error: sign errors on the digits after the first n, at the certified weights.
-Seconds are of this process, training and the checker's replay included.
+bound with constant 1 and delta = 0.1. Held-out error: sign errors on the digits after the first n, at the certified
+weights. Seconds are of this process, training and the checker's replay included.
 """
 
 from __future__ import annotations
@@ -81,9 +81,10 @@ def initial(
         net = network_of(certificate)
         scale = None if net is None else honest_scale(net, certificate)
         moves = " | " if scale is None else f"{percent(scale.relative_movement)} | {percent(scale.kernel_drift)}"
+        rate = f"x{certificate.rate:.4f}" if certificate.holds else certificate.reason
         du = math.log2(du_width(problem.batches.whole[0].numpy()))
         print(
-            f"| {n} | 2^{exponent} | {activation}, {gain:g} | {certificate.h:.3f} | x{certificate.rate:.4f} | "
+            f"| {n} | 2^{exponent} | {activation}, {gain:g} | {certificate.h:.3f} | {rate} | "
             f"{moves} | 2^{du:.1f} | {certificate.verdict} | {seconds:.1f} | {memory()} |",
             flush=True,
         )
@@ -134,7 +135,8 @@ def error_at(problem: Problem, theta: torch.Tensor) -> str:
     def model(x: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(problem.model, problem.unflatten(theta), (x,))
 
-    return f"{100 * held_out_error(model, problem.n):.0f}%"
+    error = held_out_error(model, problem.n)
+    return "none held out" if math.isnan(error) else f"{100 * error:.0f}%"
 
 
 def fires(problem: Problem, most: int, every: int = 25) -> tuple[int, torch.Tensor | None]:

@@ -7,7 +7,7 @@ import math
 from tameopt.audit.kinds_broken import smaller_step
 from tameopt.audit.scene import Candidate, Scene
 from tameopt.evidence import Finding
-from tameopt.kl.values_findings import AT_ITS_FLOOR
+from tameopt.kl.rate_findings import AT_ITS_FLOOR
 
 
 def strict_saddle(scene: Scene) -> Candidate | None:

@@ -23,18 +23,18 @@ from tameopt.kl.online import online_certificate, online_flow, seconds_of_certif
 from tameopt.kl.path import is_plain_gradient_descent, path_length, saved_thetas
 from tameopt.kl.pictures import decay_picture, gradient_picture
 from tameopt.kl.pl import Constants, path_constants, path_pl
-from tameopt.kl.rate_findings import exponent_finding, pl_finding, rate_findings
+from tameopt.kl.rate_findings import (
+    exponent_finding,
+    pl_finding,
+    rate_findings,
+    steps_finding,
+    values_converge_finding,
+)
 from tameopt.kl.rates import Rate, predicted
 from tameopt.kl.relu_flow import flow_certificate
 from tameopt.kl.series import LossSeries, loss_series
-from tameopt.kl.steps_to_go import steps_finding
 from tameopt.kl.trap import trap_certificate
-from tameopt.kl.values_findings import (
-    descend_finding,
-    finite_findings,
-    noise_floor_finding,
-    values_converge_finding,
-)
+from tameopt.kl.values_findings import descend_finding, finite_findings, noise_floor_finding
 from tameopt.run import Run
 
 _RUN_CLAIMS = (

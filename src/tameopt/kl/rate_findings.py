@@ -1,76 +1,147 @@
-"""What the record of a run says about its rate: linear or sublinear, exponent, constants."""
+"""What the fit of a run says: does F converge, how fast, when will it have come further, with which exponent."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 
 from tameopt.evidence import Finding, Scope, measured, refuted, unknown
 from tameopt.kl.fit import Fit
+from tameopt.kl.forecast import forecast
 from tameopt.kl.gradient_law import GradientLaw
 from tameopt.kl.pl import Constants, PathPL
 from tameopt.kl.series import LossSeries
+from tameopt.kl.trend import trend
+
+AT_ITS_FLOOR = "F is at the floor of its noise"
+_SHARE = 0.5  # our choice: steps to half of what is left
+_PROFILE = "95% profile-likelihood interval"
+
+
+def _open(claim: str, statement: str, missing: str, remedy: str = "", method: str = "") -> Finding:
+    return unknown(claim, statement, missing=missing, remedy=remedy, method=method, scope=Scope.RUN)
+
+
+def _of_fit(claim: str, statement: str, value: float, fit: Fit, **evidence: Any) -> Finding:
+    return measured(claim, statement, value, scope=Scope.RUN, sample_size=fit.points, seed=fit.seed, **evidence)
+
+
+def _of_noise(fit: Fit, series: LossSeries) -> str:
+    """What noise leaves of the distance to the limit, in words."""
+    if series.deterministic:
+        return ""
+    if fit.law is not None:
+        law, last = fit.law, max(len(fit.law.fitted) // 10, 8)
+        scatter = float(np.std((law.base + law.scale * law.y - law.fitted)[-last:]))
+        if fit.excess < scatter:
+            return f", less than the scatter of F about it, {scatter:.2g}: {AT_ITS_FLOOR}"
+    return " (the noise may stop it earlier)"
+
+
+def values_converge_finding(fit: Fit, series: LossSeries) -> Finding:
+    """values.converge: does F(theta_k) approach one number?"""
+    claim = "values.converge"
+    if fit.regime == "noise floor" and fit.trend is not None:
+        return _open(
+            claim,
+            f"F no longer falls but fluctuates by {fit.trend.fluctuation:.3g} about {fit.F_star:.6g}: at this step "
+            "size it reaches a neighbourhood, not a limit.",
+            "steps that go to 0; with a constant step and noise F(theta_k) need not converge",
+            "train on with a step size that decreases, such as tame.schedules.Power",
+            f"trend over steps {fit.first:,} to {fit.last:,} by {fit.trend.blocks} block means",
+        )
+    low, high = fit.F_star_interval
+    if fit.regime in ("linear", "sublinear", "at rest"):
+        there = fit.excess <= 1e-12 * abs(fit.F_star)
+        statement = (
+            f"F approaches {fit.F_star:.6g} [{low:.6g}, {high:.6g}]; at the last step the fitted curve is "
+            f"{'there, within rounding' if there else f'{fit.excess:.3g} away'}{_of_noise(fit, series)}."
+        )
+        how = f"{fit.regime} fit over steps {fit.first:,} to {fit.last:,}; {fit.reason}"
+    elif fit.regime == "converging":
+        statement = f"F approaches a limit in [{low:.4g}, {high:.4g}]; {fit.reason}."
+        how = f"the fall so far against the most that is left, steps {fit.first:,} to {fit.last:,}"
+    else:
+        return _open(
+            claim,
+            f"Whether F converges, and to what, cannot be told from this record: {fit.reason}.",
+            fit.reason,
+            "train longer, and record full_loss on a finer grid",
+        )
+    half = series.tail(series.size // 2)
+    drift = trend(half.clock, half.values) if half.size >= 3 else None
+    return _of_fit(
+        claim,
+        statement,
+        drift.slope if drift else 0.0,
+        fit,
+        method=how,
+        error_kind="95% interval of the trend by block means",
+        interval=drift.interval if drift else None,
+    )
 
 
 def rate_findings(fit: Fit, series: LossSeries) -> list[Finding]:
     """rate.linear and rate.sublinear."""
+    if fit.regime not in ("linear", "sublinear"):
+        remedy = "train longer" if fit.regime in ("undecided", "converging") else ""
+        statement = f"No rate can be told: {fit.reason}."
+        return [_open(claim, statement, fit.reason, remedy) for claim in ("rate.linear", "rate.sublinear")]
     unit = "step" if series.clock_name == "step" else "unit of the summed step sizes"
-    window = f"over steps {fit.first:,} to {fit.last:,}, {fit.points} points"
     if fit.regime == "linear":
-        low, high = fit.factor_interval
-        findings = [
-            measured(
-                "rate.linear",
-                f"F - F* shrinks by x{fit.factor:.7g} [{low:.7g}, {high:.7g}] a {unit}.",
-                fit.factor,
-                method=f"maximum likelihood with its noise, F* profiled, {window}; {fit.reason}",
-                error_kind="95% profile-likelihood interval",
-                interval=fit.factor_interval,
-                scope=Scope.RUN,
-                sample_size=fit.points,
-                seed=fit.seed,
-            ),
-            refuted(
-                "rate.sublinear",
-                f"No power of 1/k that an analytic F has fits: {fit.reason}.",
-                {"theta_interval": list(fit.theta_interval), "first_step": fit.first, "last_step": fit.last},
-                method="95% profile-likelihood interval of the exponent against [2/3, 1)",
-                scope=Scope.RUN,
-            ),
-        ]
-    elif fit.regime == "sublinear":
-        low, high = fit.power_interval
-        findings = [
-            refuted(
-                "rate.linear",
-                f"No exponential fits: {fit.reason}.",
-                {"theta_interval": list(fit.theta_interval), "first_step": fit.first, "last_step": fit.last},
-                method="95% profile-likelihood interval of the exponent against 1/2",
-                scope=Scope.RUN,
-            ),
-            measured(
-                "rate.sublinear",
-                f"F - F* falls like k^-{fit.power:.3g} [{low:.3g}, {high:.3g}].",
-                fit.power,
-                method=f"maximum likelihood with its noise, F* and the origin of k profiled, {window}; {fit.reason}",
-                error_kind="95% profile-likelihood interval",
-                interval=fit.power_interval,
-                scope=Scope.RUN,
-                sample_size=fit.points,
-                seed=fit.seed,
-            ),
-        ]
+        (low, high), value, profiled = fit.factor_interval, fit.factor, "F*"
+        statement = f"F - F* shrinks by x{value:.7g} [{low:.7g}, {high:.7g}] a {unit}."
+        not_so, against = "No power of 1/k that an analytic F has fits", "[2/3, 1)"
     else:
-        findings = [
-            unknown(
-                claim,
-                f"No rate can be told: {fit.reason}.",
-                missing=fit.reason,
-                remedy="train longer" if fit.regime in ("undecided", "converging") else "",
-                scope=Scope.RUN,
-            )
-            for claim in ("rate.linear", "rate.sublinear")
-        ]
-    return findings
+        (low, high), value, profiled = fit.power_interval, fit.power, "F* and the origin of k"
+        statement = f"F - F* falls like k^-{value:.3g} [{low:.3g}, {high:.3g}]."
+        not_so, against = "No exponential fits", "1/2"
+    holds = _of_fit(
+        f"rate.{fit.regime}",
+        statement,
+        value,
+        fit,
+        method=f"maximum likelihood with its noise, {profiled} profiled, over steps {fit.first:,} to {fit.last:,}, "
+        f"{fit.points} points; {fit.reason}",
+        error_kind=_PROFILE,
+        interval=(low, high),
+    )
+    fails = refuted(
+        "rate.sublinear" if fit.regime == "linear" else "rate.linear",
+        f"{not_so}: {fit.reason}.",
+        {"theta_interval": list(fit.theta_interval), "first_step": fit.first, "last_step": fit.last},
+        method=f"{_PROFILE} of the exponent against {against}",
+        scope=Scope.RUN,
+    )
+    return [holds, fails] if fit.regime == "linear" else [fails, holds]
+
+
+def steps_finding(fit: Fit, series: LossSeries, lower: float | None = None) -> Finding:
+    """rate.steps_to_target: steps until F is half as far from its fitted limit as now, by `forecast`."""
+    claim, remedy = "rate.steps_to_target", "tameopt.kl.forecast.forecast(run, target) for a target of yours"
+    if fit.regime not in ("linear", "sublinear"):
+        statement = "No number of steps can be promised while the rate is open."
+        return _open(claim, statement, "a decay that the record decides", remedy)
+    target = fit.F_star + _SHARE * fit.excess
+    found = forecast(series, target, lower=lower)
+    if found.reason:
+        statement = f"No number of steps to F = {target:.2g}, half of what is left, can be promised: {found.reason}."
+        return _open(claim, statement, "a decay that foretold the last part of this record", remedy)
+    # the first whole step at or below the target
+    steps, low, high = math.ceil(found.steps), math.floor(found.interval[0]), math.ceil(found.interval[1])
+    return _of_fit(
+        claim,
+        f"F reaches {target:.6g}, half of its present distance to the limit, in {steps:,} more steps "
+        f"[{low:,}, {high:,}].",
+        float(steps),
+        fit,
+        method=f"{found.how}; asked {len(found.trials)} times earlier they missed by "
+        f"{100 * max(map(abs, found.trials), default=0.0):.2g}% at most",
+        error_kind="95%, as calibrated on real runs (benchmarks/kl_steps_to_target.py)",
+        interval=(float(low), float(high)),
+    )
 
 
 def exponent_finding(law: GradientLaw | None, fit: Fit, without_kl: Finding | None = None) -> Finding:

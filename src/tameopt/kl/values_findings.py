@@ -1,4 +1,4 @@
-"""What the record of a run says about its values: finite, falling, converging, at a noise floor."""
+"""What the record of a run says about its values by itself: finite, falling, at a noise floor."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from tameopt.kl.fit import Fit
 from tameopt.kl.series import LossSeries
 from tameopt.kl.trend import trend
 from tameopt.run import Run
-
-AT_ITS_FLOOR = "F is at the floor of its noise"
 
 
 def finite_findings(run: Run) -> tuple[Finding, Finding]:
@@ -111,69 +109,6 @@ def descend_finding(series: LossSeries) -> Finding:
         error_kind="exact on the recorded grid",
         scope=Scope.PATH,
         sample_size=int(changes.size),
-    )
-
-
-def _of_noise(fit: Fit, series: LossSeries) -> str:
-    """What noise leaves of the distance to the limit, in words."""
-    if series.deterministic:
-        return ""
-    if fit.law is not None:
-        law, last = fit.law, max(len(fit.law.fitted) // 10, 8)
-        scatter = float(np.std((law.base + law.scale * law.y - law.fitted)[-last:]))
-        if fit.excess < scatter:
-            return f", less than the scatter of F about it, {scatter:.2g}: {AT_ITS_FLOOR}"
-    return " (the noise may stop it earlier)"
-
-
-def values_converge_finding(fit: Fit, series: LossSeries) -> Finding:
-    """values.converge: does F(theta_k) approach one number?"""
-    half = series.tail(series.size // 2)
-    drift = trend(half.clock, half.values) if half.size >= 3 else None
-    if fit.regime in ("linear", "sublinear", "at rest"):
-        low, high = fit.F_star_interval
-        return measured(
-            "values.converge",
-            f"F approaches {fit.F_star:.6g} [{low:.6g}, {high:.6g}]; at the last step the fitted curve is "
-            f"{f'{fit.excess:.3g} away' if fit.excess > 1e-12 * abs(fit.F_star) else 'there, within rounding'}"
-            f"{_of_noise(fit, series)}.",
-            drift.slope if drift else 0.0,
-            method=f"{fit.regime} fit over steps {fit.first:,} to {fit.last:,}; {fit.reason}",
-            error_kind="95% interval of the trend by block means",
-            interval=drift.interval if drift else None,
-            scope=Scope.RUN,
-            sample_size=fit.points,
-            seed=fit.seed,
-        )
-    if fit.regime == "converging":
-        low, high = fit.F_star_interval
-        return measured(
-            "values.converge",
-            f"F approaches a limit in [{low:.4g}, {high:.4g}]; {fit.reason}.",
-            drift.slope if drift else 0.0,
-            method=f"the fall so far against the most that is left, steps {fit.first:,} to {fit.last:,}",
-            error_kind="95% interval of the trend by block means",
-            interval=drift.interval if drift else None,
-            scope=Scope.RUN,
-            sample_size=fit.points,
-            seed=fit.seed,
-        )
-    if fit.regime == "noise floor" and fit.trend is not None:
-        return unknown(
-            "values.converge",
-            f"F no longer falls but fluctuates by {fit.trend.fluctuation:.3g} about {fit.F_star:.6g}: at this step "
-            "size it reaches a neighbourhood, not a limit.",
-            missing="steps that go to 0; with a constant step and noise F(theta_k) need not converge",
-            remedy="train on with a step size that decreases, such as tame.schedules.Power",
-            method=f"trend over steps {fit.first:,} to {fit.last:,} by {fit.trend.blocks} block means",
-            scope=Scope.RUN,
-        )
-    return unknown(
-        "values.converge",
-        f"Whether F converges, and to what, cannot be told from this record: {fit.reason}.",
-        missing=fit.reason,
-        remedy="train longer, and record full_loss on a finer grid",
-        scope=Scope.RUN,
     )
 
 
