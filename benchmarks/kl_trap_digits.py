@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from tameopt.kl.digits_trap import digits_trap, held_out_error, parity_of_digits
+from tameopt.kl.digits_trap import digits_trap, parity_of_digits
+from tameopt.kl.held_out import held_out
 from tameopt.kl.honest_scale import du_width, honest_scale, network_of
 from tameopt.kl.margin import direction_drift, margin_certificate
 from tameopt.kl.relu_flow import FlowCertificate, flow_certificate
@@ -132,11 +133,8 @@ def online(rows: tuple[tuple[int, int], ...] = ONLINE) -> None:
 
 
 def error_at(problem: Problem, theta: torch.Tensor) -> str:
-    def model(x: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(problem.model, problem.unflatten(theta), (x,))
-
-    error = held_out_error(model, problem.n)
-    return "none held out" if math.isnan(error) else f"{100 * error:.0f}%"
+    found = held_out(problem, theta)
+    return "none held out" if found is None else f"{100 * found.value:.0f}%"
 
 
 def fires(problem: Problem, most: int, every: int = 25) -> tuple[int, torch.Tensor | None]:
@@ -210,7 +208,9 @@ def deep(rows: tuple[tuple[int, str], ...] = DEEP) -> None:
     X, y = parity_of_digits()
     for n, shape in rows:
         begun = time.perf_counter()
-        problem = Problem(network(shape), nn.functional.mse_loss, (X[:n].clone(), y[:n].clone()))
+        rest = (X[n:], y[n:]) if n < len(X) else None
+        data = (X[:n].clone(), y[:n].clone())
+        problem = Problem(network(shape), nn.functional.mse_loss, data, held_out=rest)
         step, theta, found = levenberg_marquardt(problem)
         seconds = time.perf_counter() - begun
         print(

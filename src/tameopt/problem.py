@@ -41,6 +41,7 @@ class Problem:
         predicts.
     initial_law: how the model's parameters were drawn, in words ("uniform, seed 0"), "fixed" where they
         were not, "" where nobody says. Theorems on random initialisation ask for it.
+    held_out: data like `data` that are not trained on, for the error there.
 
     Raises ValueError (NotDeterministicError for random losses) when this is not such a problem, naming what
     is at fault.
@@ -65,6 +66,7 @@ class Problem:
         mode: Literal["as is", "eval"] = "as is",
         name: str = "",
         initial_law: str = "",
+        held_out: Any = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -100,6 +102,7 @@ class Problem:
         self._fixed_buffers: dict[str, torch.Tensor] = {}
         self._hessian_mode: HessianMode | None = None
         self.sharing: Sharing | None = None
+        self.held_out = None if held_out is None else batches_of(held_out, batch_size).to(self.dtype, self.device)
         if self.is_function:
             self.batches = Batches(1, 1, ())
             self.reduction: Reduction = "sum"
@@ -154,6 +157,7 @@ class Problem:
         other.dtype = dtype or self.dtype
         other.device = torch.device(device) if device is not None else self.device
         other.batches = self.batches.to(other.dtype, other.device)
+        other.held_out = None if self.held_out is None else self.held_out.to(other.dtype, other.device)
         other._constants = other._cast_constants()
         return other
 
@@ -163,8 +167,6 @@ class Problem:
         other = copy.copy(self)
         other.sharing = sharing
         return other
-
-    # -- theta ---------------------------------------------------------------------------------------------
 
     @property
     def n(self) -> int:
@@ -232,8 +234,6 @@ class Problem:
         live.update(self._fixed_buffers)
         cast = {key: self._cast(tensor) for key, tensor in live.items()}
         return {key: tensor.clone() for key, tensor in cast.items()}
-
-    # -- evaluation ----------------------------------------------------------------------------------------
 
     def batch_output(
         self, parameters: dict[str, torch.Tensor], batch: Batch, outputs_only: bool = False

@@ -11,6 +11,7 @@ from tameopt.commands._common import Command, ExitCode, Json, Panel, Quiet, emit
 
 if TYPE_CHECKING:
     from tameopt.kl import FlowCertificate, MarginCertificate, TrapCertificate
+    from tameopt.kl.held_out import HeldOut
     from tameopt.problem import Problem
     from tameopt.run import Run
 
@@ -66,11 +67,10 @@ def certify(
     }
     document |= {"verdict": str(certificate.verdict), "from_step": at_step, "samples": problem.n}
     if isinstance(certificate, TrapCertificate) and certificate.holds:
-        from tameopt.kl.digits_trap import held_out_error
+        from tameopt.kl.held_out import held_out
 
-        # the built-in example has digits after the first n; of a problem of yours only the training data are known
-        error = None if target or n >= 1797 else held_out_error(problem.model, n)
-        more, numbers = _scale(certificate, preprocessing, error)
+        theta = None if run is None or at_step is None else run.vector(at_step).to(problem.dtype)
+        more, numbers = _scale(certificate, preprocessing, held_out(problem, theta))
         lines += more
         document |= numbers
     if save is not None and certificate.holds:
@@ -129,14 +129,14 @@ def _certificate(
 
 
 def _scale(
-    certificate: TrapCertificate, preprocessing: str, test_error: float | None
+    certificate: TrapCertificate, preprocessing: str, measured: HeldOut | None
 ) -> tuple[list[str], dict[str, Any]]:
     from tameopt.kl.honest_scale import du_width, honest_scale, network_of
 
     net = network_of(certificate)
     if net is None:
         return [], {}
-    scale, wanted = honest_scale(net, certificate, preprocessing, test_error), du_width(net.X)
+    scale, wanted = honest_scale(net, certificate, preprocessing, measured), du_width(net.X)
     lines = [f"  {line}" for line in scale.lines()]
     if certificate.before:
         lines[-2] += f", after step {certificate.before:,}"

@@ -23,7 +23,8 @@ def digits_trap(
 ) -> Problem:
     """f(x) = C sigma(gain W x)/sqrt(width) on the first n digits, mean squared error, float64.
 
-    antisymmetric: neurons in pairs whose outputs cancel at the start, so that norm(u_0) = sqrt(n).
+    antisymmetric: neurons in pairs whose outputs cancel at the start, so that norm(u_0) = sqrt(n). The digits after
+    the first n are held out.
 
     Raises ValueError unless 1 <= n <= 1797.
     """
@@ -40,7 +41,9 @@ def digits_trap(
         generator=torch.Generator().manual_seed(seed),
     )
     data = (X[:n].clone(), y[:n].clone())
-    return Problem(network, torch.nn.functional.mse_loss, data, name=f"digits-trap n={n} m={width}")
+    rest = (X[n:], y[n:]) if n < len(X) else None
+    loss = torch.nn.functional.mse_loss
+    return Problem(network, loss, data, name=f"digits-trap n={n} m={width}", held_out=rest)
 
 
 def parity_of_digits() -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,12 +54,3 @@ def parity_of_digits() -> tuple[torch.Tensor, torch.Tensor]:
     X = X / np.linalg.norm(X, axis=1, keepdims=True)
     y = np.where(digits % 2 == 0, 1.0, -1.0)[:, None]
     return torch.from_numpy(X), torch.from_numpy(y)
-
-
-def held_out_error(model: torch.nn.Module, n: int) -> float:
-    """The part of the digits after the first n whose parity the model's sign gets wrong; nan when none is left."""
-    X, y = parity_of_digits()
-    if n >= len(X):
-        return float("nan")
-    with torch.no_grad():
-        return float((torch.sign(model(X[n:])) != y[n:]).double().mean())

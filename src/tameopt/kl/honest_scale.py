@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tameopt.kl.check_operators import forward, read_operators
+from tameopt.kl.held_out import HeldOut
 from tameopt.kl.network import Network
 from tameopt.kl.shallow import Shallow
 from tameopt.kl.trap import TrapCertificate
@@ -24,7 +25,7 @@ class HonestScale:
     The condition h <= 1/2 sees only output scale squared times width, and input norms, gain and label size are the
     same loophole; so: the largest relative movement of the trained weights and the largest relative change of the
     tangent kernel that the certificate admits, the size (root mean square) of outputs and labels, the norms of the
-    inputs, how the data were prepared, and the error on held-out data, None when there were none.
+    inputs, how the data were prepared, and what the network gets wrong on held-out data, None when there were none.
 
     For one hidden layer besides: output_scale over the scale at which a Gaussian network's outputs have unit size
     (alpha_ratio), the width that would do the same at that scale (effective_width), gain, h at the standard scale,
@@ -38,7 +39,7 @@ class HonestScale:
     smallest_input: float
     largest_input: float
     preprocessing: str = "as given"
-    test_error: float | None = None
+    held_out: HeldOut | None = None
     output_scale: float | None = None
     alpha_ratio: float | None = None
     effective_width: float | None = None
@@ -48,7 +49,6 @@ class HonestScale:
 
     def lines(self) -> list[str]:
         """Sentences for a report."""
-        error = "not measured: no held-out data" if self.test_error is None else f"{100 * self.test_error:.1f}%"
         found = []
         if self.alpha_ratio is not None:
             found.append(
@@ -62,12 +62,12 @@ class HonestScale:
             f"{self.smallest_input:.3g} to {self.largest_input:.3g} ({self.preprocessing})",
             f"certified on the way: weights move by at most {100 * self.relative_movement:.2g}% of their norm, the "
             f"tangent kernel by at most {100 * self.kernel_drift:.2g}% of its norm",
-            f"error on held-out data: {error}",
+            "error on held-out data: not measured: no held-out data" if self.held_out is None else str(self.held_out),
         ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""
-        return dict(self.__dict__)
+        return {**self.__dict__, "held_out": None if self.held_out is None else dict(self.held_out.__dict__)}
 
 
 def output_size(activation: str, spread: float) -> float:
@@ -89,11 +89,11 @@ def honest_scale(
     net: Shallow | Network,
     certificate: TrapCertificate,
     preprocessing: str = "as given",
-    test_error: float | None = None,
+    held_out: HeldOut | None = None,
 ) -> HonestScale:
     """The scale block of a certificate of this network.
 
-    preprocessing: in words, as the person knows it; test_error: on held-out data, in [0, 1].
+    preprocessing: in words, as the person knows it; held_out: as `held_out.held_out` measures it.
     """
     arrays = net.arrays()
     norms = np.linalg.norm(net.X, axis=1)
@@ -108,7 +108,7 @@ def honest_scale(
         "smallest_input": float(norms.min()),
         "largest_input": float(norms.max()),
         "preprocessing": preprocessing,
-        "test_error": test_error,
+        "held_out": held_out,
     }
     if not isinstance(net, Shallow):
         return HonestScale(**common)
