@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-_LARGEST = 1e30  # larger weights or data could overflow in the bounds; none occur
+LARGEST = 1e30  # larger weights or data could overflow in the bounds; none occur
 
 
 def array_of(name: str, entry: Any) -> np.ndarray:
@@ -25,8 +25,8 @@ def array_of(name: str, entry: Any) -> np.ndarray:
             array = np.frombuffer(raw, dtype="<f8").reshape([int(side) for side in entry["shape"]])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"array {name!r} of the certificate is damaged: {error}.") from error
-    if not np.all(np.abs(array) <= _LARGEST):
-        raise ValueError(f"array {name!r} of the certificate must be finite and below {_LARGEST:g}, it is not.")
+    if not np.all(np.abs(array) <= LARGEST):
+        raise ValueError(f"array {name!r} of the certificate must be finite and below {LARGEST:g}, it is not.")
     return array
 
 

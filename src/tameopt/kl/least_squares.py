@@ -9,6 +9,7 @@ from fractions import Fraction
 import torch
 
 from tameopt.batches import Batch
+from tameopt.kl.check_arrays import LARGEST
 from tameopt.kl.loss_trace import trace_loss
 from tameopt.problem import Problem
 
@@ -35,7 +36,7 @@ def least_squares(problem: Problem, seed: int = 0) -> LeastSquares:
 
     A value that agrees is not enough (a Huber loss with a large delta agrees wherever one looks), nor are the
     operators (a gradient of its own may hide in a torch.autograd.Function or a hook); so the values and gradients at
-    twelve outputs, at scales from 1e-2 to 1e2 about the targets, are compared as well.
+    twelve outputs, at scales from 1e-2 to 1e2 of the targets about them, are compared as well.
     """
     if problem.is_function or problem.forward is not None or problem.loss is None:
         return LeastSquares(False, reason="the problem has no loss(output, target) to look into")
@@ -44,6 +45,8 @@ def least_squares(problem: Problem, seed: int = 0) -> LeastSquares:
         target = batch[-1]
         if not isinstance(target, torch.Tensor) or not target.is_floating_point():
             return LeastSquares(False, reason="the targets are not floating tensors")
+        if not float(target.abs().max()) < LARGEST:
+            return LeastSquares(False, reason=f"the targets must be below {LARGEST:g} in size to be looked into")
         found = _of_batch(problem, batch, target)
         if isinstance(found, str):
             return LeastSquares(False, reason=found)
@@ -82,7 +85,8 @@ def _probe(problem: Problem, scale: float, seed: int) -> LeastSquares:
     generator = torch.Generator().manual_seed(seed)
     eps = torch.finfo(problem.dtype).eps
     worst = 0.0
-    for size in torch.logspace(-2, 2, _PROBES).tolist():
+    unit = 1.0 + float(target.abs().max())
+    for size in (unit * torch.logspace(-2, 2, _PROBES)).tolist():
         offset = size * torch.randn(target.shape, generator=generator, dtype=torch.float64).to(target)
         # one entry alone as well: a loss that weighs its entries shows
         alone = torch.zeros_like(offset).view(-1).index_fill(0, torch.tensor([0], device=offset.device), size)
@@ -95,8 +99,8 @@ def _probe(problem: Problem, scale: float, seed: int) -> LeastSquares:
             expected = per_batch * float(moved.square().sum())
             off = float((gradient.double() - 2 * per_batch * moved).norm()) / (2 * per_batch * float(moved.norm()))
             worst = max(worst, abs(float(value.detach()) / expected - 1), off)
-    # target + shift loses the shift's low bits when the target is larger: relative error eps |target| / |shift|
-    tolerance = 1e4 * eps * (1.0 + float(target.abs().max()))
+    # target + shift loses the shift's low bits when the target is larger: by eps |target| / |shift|, 100 eps
+    tolerance = 1e4 * eps
     if not worst < tolerance:
         reason = (
             f"its values or gradients differ from those of {per_batch:.4g} norm(output - target)^2 by {worst:.2g}"

@@ -78,7 +78,10 @@ def network_numbers(net: Network) -> NetworkNumbers | str:
             f"the Jacobian of {rows:,} outputs by {net.count:,} parameters has more than {_MOST_ENTRIES:,} entries: "
             "fewer samples, or a network with one hidden layer, whose kernel is streamed"
         )
-    found = network_bounds(net.description(), net.arrays())
+    try:
+        found = network_bounds(net.description(), net.arrays())
+    except ValueError as error:  # sizes that its bounds do not cover
+        return str(error)
     net.bounds[:] = [found]
     noise = 8 * np.finfo(np.float64).eps * math.sqrt(rows) * found.J0**2
     return NetworkNumbers(max(found.s0, 0.0), found.J0, found.u0, noise, found.ball, found)

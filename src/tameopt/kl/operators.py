@@ -18,7 +18,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from tameopt.kl.check_operators import forward, read_operators
-from tameopt.kl.shallow import has_hooks
+from tameopt.kl.shallow import altered, beyond
 from tameopt.problem import Problem
 
 # tracing runs the person's code on tensors whose values it may not read
@@ -63,8 +63,9 @@ def operators_of(
         return "the network is hidden: the problem must be given as model, loss(output, target) and (input, target)"
     if not problem.batches.indexable:
         return "the samples cannot be held in memory"
-    if has_hooks(problem.model):
-        return "the model has forward hooks, which may change what it computes"
+    changed = altered(problem.model)
+    if changed and "replaced" not in changed:  # a replaced forward is traced as it is
+        return changed
     batch = problem.batches.whole if samples is None else problem.batches.pick(torch.arange(min(samples, problem.n)))
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[0], torch.Tensor):
         return "the data must be (input, target)"
@@ -93,11 +94,19 @@ def operators_of(
         tuple(compiler.ops), compiler.weights, tuple(compiler.trained), _array(inputs.reshape(n, -1)),
         _array(targets.reshape(n, -1)),
     )  # fmt: skip
+    sizes_fit = beyond({"the inputs": found.X, "the targets": found.Y, **found.weights})
+    if sizes_fit:
+        return sizes_fit
     if sum(found.weights[name].size for name in found.trained) != problem.dim:
         return (
             "the outputs do not depend on every trained parameter, or the model shares some in a way not known here"
         )
-    return _disagreement(found, problem, flat, batch) or (not kinks and _cut(found, problem, flat, batch)) or found
+    try:
+        return (
+            _disagreement(found, problem, flat, batch) or (not kinks and _cut(found, problem, flat, batch)) or found
+        )
+    except ValueError as error:  # sizes at which the checkers evaluate no activation
+        return str(error)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
@@ -136,7 +145,9 @@ def _cut(net: Operators, problem: Problem, flat: torch.Tensor, batch: Any) -> st
 
 
 def _disagreement(net: Operators, problem: Problem, flat: torch.Tensor, batch: Any) -> str:
-    """Why the operators are not what the model computes, at theta and at two points near it, or ""."""
+    """Why the operators are not what the model computes in float64, at theta and at two points near it, or ""."""
+    problem, flat = problem.to(torch.float64), flat.double()
+    batch = [part.double() if part.is_floating_point() else part for part in batch]
     generator = torch.Generator().manual_seed(0)
     for size in (0.0, 0.01, 0.1):
         noise = torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(flat)

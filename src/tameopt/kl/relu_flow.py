@@ -19,7 +19,7 @@ from torch import nn
 from tameopt.evidence import Certificate, Finding, Scope, Verdict, proved, unknown
 from tameopt.kl.check_flow import FORMAT, Flow
 from tameopt.kl.least_squares import least_squares
-from tameopt.kl.shallow import has_hooks, leaf_modules, sequential_parts
+from tameopt.kl.shallow import altered, beyond, leaf_modules, sequential_parts
 from tameopt.kl.stored import inline, write
 from tameopt.problem import Problem
 
@@ -163,8 +163,9 @@ def recognise_relu(
     """(network, arrays) for the checker, or why the problem is no ReLU network with one hidden layer."""
     if problem.is_function or problem.forward is not None or not problem.batches.indexable:
         return "the network is hidden, or its data cannot be held"
-    if has_hooks(problem.model):
-        return "the model has forward hooks, which may change what it computes"
+    changed = altered(problem.model)
+    if changed:
+        return changed
     batch = problem.batches.whole
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         return "the data must be (input, target)"
@@ -195,11 +196,14 @@ def recognise_relu(
         return "the model has trained parameters besides its layers' own, or shares some between layers"
     if arrays["X"].shape[1] != arrays["W"].shape[1] or arrays["Y"].shape[1] != arrays["C"].shape[0]:
         return f"inputs {arrays['X'].shape} and targets {arrays['Y'].shape} do not fit the layers"
+    sizes_fit = beyond({"the inputs": arrays["X"], "the targets": arrays["Y"], **weights})
+    if sizes_fit:
+        return sizes_fit
     z = arrays["X"] @ arrays["W"].T + arrays.get("b", 0.0)
     own = np.where(z > 0, z, slope * z) @ arrays["C"].T + arrays.get("e", 0.0)
     with torch.no_grad():
-        outputs = _array(problem.outputs(flat)).reshape(n, -1)
-    tolerance = 1e4 * torch.finfo(problem.dtype).eps * max(1.0, float(np.abs(own).max()))
+        outputs = _array(problem.to(torch.float64).outputs(flat.double())).reshape(n, -1)
+    tolerance = 1e4 * np.finfo(np.float64).eps * max(1.0, float(np.abs(own).max()))
     if outputs.shape != own.shape or not float(np.abs(outputs - own).max()) <= tolerance:
         return "the model's own outputs differ from those of its layers run one after the other"
     return {"slope": slope, "scale": 1.0, "trained": list(trained)}, arrays

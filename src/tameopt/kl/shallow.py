@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from tameopt.kl.check_arrays import LARGEST
 from tameopt.problem import Problem
+from tameopt.structure.hooks import hooked_parameters
 
 
 class Sine(nn.Module):
@@ -159,9 +161,18 @@ def leaf_modules(model: nn.Module) -> list[nn.Module]:
     return [model]
 
 
-def has_hooks(model: nn.Module) -> bool:
-    """Whether forward hooks could change what a module computes."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+def altered(model: nn.Module) -> str:
+    """Why a module may compute, or pass back, something other than its class does, or ""."""
+    for module in model.modules():
+        name = type(module).__name__
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{name} has forward hooks, which may change what it computes"
+        if module._backward_hooks or module._backward_pre_hooks:
+            return f"{name} has backward hooks, which may change its gradient"
+        if "forward" in vars(module) or "__call__" in vars(module):
+            return f"the forward of one {name} was replaced by another"
+    hooked = hooked_parameters(model)
+    return f"a hook on {hooked[0]} may change its gradient" if hooked else ""
 
 
 def recognise(problem: Problem, theta: torch.Tensor | None = None) -> Shallow | str:
@@ -175,8 +186,9 @@ def recognise(problem: Problem, theta: torch.Tensor | None = None) -> Shallow | 
     if not problem.batches.indexable:
         return "the samples cannot be held in memory"
     model = problem.model
-    if has_hooks(model):
-        return "the model has forward hooks, which may change what it computes"
+    changed = altered(model)
+    if changed:
+        return changed
     # a private copy, so that the arrays, which share its memory, stay what they are
     flat = problem.theta if theta is None else theta.detach().to(problem.dtype, copy=True)
     parameters = problem.unflatten(flat)
@@ -190,6 +202,9 @@ def recognise(problem: Problem, theta: torch.Tensor | None = None) -> Shallow | 
         return found
     X = _array(inputs.reshape(n, -1).clone())
     Y = _array(targets.reshape(n, -1).clone())
+    sizes_fit = beyond({"the inputs": X, "the targets": Y, "W": found[0], "C": found[1]})
+    if sizes_fit:
+        return sizes_fit
     W, C, b, e, activation, gain, scale, trained = found
     if X.shape[1] != W.shape[1] or Y.shape[1] != C.shape[0]:
         return f"inputs {X.shape} and targets {Y.shape} do not fit the layers {W.shape} and {C.shape}"
@@ -198,6 +213,18 @@ def recognise(problem: Problem, theta: torch.Tensor | None = None) -> Shallow | 
     if sum(sizes[name] for name in trained) != problem.dim:
         return "the model has trained parameters besides its layers' own, or shares some between layers"
     return _disagreement(shallow, problem, parameters) or shallow
+
+
+def beyond(arrays: Mapping[str, np.ndarray]) -> str:
+    """Why numbers of this size cannot be certified in float64, or ""."""
+    for name, array in arrays.items():
+        largest = float(np.abs(array).max(initial=0.0))
+        if not largest < LARGEST:
+            return f"{name} must be finite and below {LARGEST:g} in size to be bounded in float64, got {largest:.3g}"
+    inputs = float(np.abs(arrays["the inputs"]).max(initial=0.0))
+    if 0.0 < inputs < 1 / LARGEST:
+        return f"the inputs must be above {1 / LARGEST:g} in size or 0, got {inputs:.3g}: scale the data"
+    return ""
 
 
 _Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, str, float, float, tuple[str, ...]]
@@ -209,7 +236,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _from_shallow(model: nn.Module, parameters: dict[str, torch.Tensor]) -> _Parts | None:
-    if type(model) is not ShallowNetwork:
+    if type(model) is not ShallowNetwork or model.activation not in _FUNCTIONS:
         return None
     W = parameters["W"] if "W" in parameters else model.W.detach().clone()
     C = parameters["C"] if "C" in parameters else model.C.clone()
@@ -268,7 +295,9 @@ def sequential_parts(
 
 
 def _disagreement(shallow: Shallow, problem: Problem, parameters: dict[str, torch.Tensor]) -> str:
-    """Why the arrays are not what the model computes, or ""."""
+    """Why the arrays are not what the model computes in float64, or ""."""
+    problem = problem.to(torch.float64)
+    parameters = {name: tensor.double() for name, tensor in parameters.items()}
     count = min(8, shallow.X.shape[0])
     batch = problem.batches.pick(torch.arange(count))
     with torch.no_grad():

@@ -273,7 +273,11 @@ def conclude(
     }
     if not rigorous:
         return TrapCertificate(True, Verdict.MEASURED, "h <= 1/2 in plain float64", **about)
-    if Certificate(CHECKER, data).replay():
+    try:
+        replayed = Certificate(CHECKER, data).replay()
+    except ValueError as error:  # sizes that the checker's bounds do not cover
+        return TrapCertificate(False, Verdict.UNKNOWN, str(error), **{**about, "data": None})
+    if replayed:
         return TrapCertificate(True, Verdict.PROVED, "h <= 1/2, replayed by the checker", **about)
     if isinstance(net, Shallow) and at is None and not isinstance(numbers, ProvedNumbers):
         # near sigma_min = 0 or u = 0 rounding is no longer small beside the slack: the checker's own numbers then

@@ -1,0 +1,134 @@
+"""Networks that are not what their classes say, and sizes that float64 does not hold: no certificate, and why."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tameopt.evidence import Verdict
+from tameopt.kl import flow_certificate, trap_certificate
+from tameopt.kl.shallow import Sine
+from tameopt.problem import Problem
+
+D = torch.float64
+GENERATOR = torch.Generator().manual_seed(0)
+X = functional.normalize(torch.randn(6, 8, dtype=D, generator=GENERATOR), dim=1)
+Y = torch.randint(0, 2, (6, 1), generator=GENERATOR).to(D) - 0.5
+
+
+def wide(activation: type[nn.Module] = nn.Tanh, m: int = 2**13) -> nn.Sequential:
+    """Certified at the start: neurons in pairs that cancel, the first layer trained."""
+    model = nn.Sequential(nn.Linear(8, m, bias=False), activation(), nn.Linear(m, 1, bias=False)).double()
+    with torch.no_grad():
+        half = torch.randn(m // 2, 8, dtype=D, generator=torch.Generator().manual_seed(1))
+        model[0].weight[:] = torch.cat([half, half])
+        model[2].weight[:] = torch.cat([torch.ones(1, m // 2), -torch.ones(1, m // 2)], 1) / math.sqrt(m)
+    model[2].weight.requires_grad_(False)
+    return model
+
+
+def certificate(model: nn.Module, x: torch.Tensor = X, y: torch.Tensor = Y):
+    return trap_certificate(Problem(model, nn.MSELoss(), (x, y)))
+
+
+class NoBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        return torch.tanh(z)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 0 * gradient
+
+
+def half_as_fast(model: nn.Sequential) -> None:
+    # the same outputs at these weights, half the Jacobian
+    W = model[0].weight.detach().clone()
+    model[0].forward = lambda x: functional.linear(x, W + 0.5 * (model[0].weight - W))
+
+
+def without_a_gradient(model: nn.Sequential) -> None:
+    model[1].forward = NoBackward.apply
+
+
+def cut(model: nn.Sequential) -> None:
+    model[1].forward = lambda z: torch.tanh(z.detach())
+
+
+def rippled(model: nn.Sequential) -> None:
+    model[1].forward = lambda z: torch.tanh(z) + 1e-9 * torch.sin(1e9 * z)
+
+
+def backward_hook(model: nn.Sequential) -> None:
+    model[1].register_full_backward_hook(lambda module, before, after: (2 * before[0],))
+
+
+def parameter_hook(model: nn.Sequential) -> None:
+    model[0].weight.register_hook(lambda gradient: -gradient)
+
+
+def overflowing(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        model[0].weight[0, 0] = 1e200
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (half_as_fast, "of parameters alone"),
+        (without_a_gradient, "gradient that autodiff takes is not that of the network"),
+        (cut, "cut off from gradients"),
+        (rippled, "sine pre-activations must be at most"),
+        (backward_hook, "backward hooks"),
+        (parameter_hook, "a hook on 0.weight"),
+        (overflowing, "below 1e+30"),
+    ],
+)
+def test_what_a_network_does_is_looked_at_and_not_its_class(change, message):
+    model = wide(m=256)
+    change(model)
+    found = certificate(model)
+    assert found.verdict is Verdict.UNKNOWN and message in found.reason
+
+
+def test_the_same_network_unchanged_is_certified():
+    assert certificate(wide()).verdict is Verdict.PROVED
+
+
+def test_a_replaced_forward_of_a_relu_is_refused():
+    model = wide(nn.ReLU, 64)
+    model[1].forward = lambda z: 0.5 * torch.relu(z)
+    found = flow_certificate(Problem(model, nn.MSELoss(), (X, Y)))
+    assert found.verdict is Verdict.UNKNOWN and "the forward of one ReLU was replaced" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (1e160, 1.0, "the inputs must be finite and below 1e+30"),
+        (1e-160, 1.0, "the inputs must be above 1e-30"),
+        (1.0, 1e200, "the targets must be below 1e+30"),
+        (1.0, 1e20, "must be at most 1/2"),
+    ],
+)
+def test_sizes_that_float64_does_not_hold_are_named(inputs, targets, message):
+    found = certificate(wide(m=256), inputs * X, targets * Y)
+    assert found.verdict is Verdict.UNKNOWN and message in found.reason
+
+
+def test_activations_outside_the_checkers_range_are_named():
+    model = nn.Sequential(nn.Linear(8, 64), Sine(), nn.Linear(64, 1)).double()
+    found = certificate(model, 1e7 * X)
+    assert found.verdict is Verdict.UNKNOWN and found.reason
+
+
+def test_a_float32_model_is_compared_in_float64():
+    # the ripple is below float32's own error at these outputs, and changes the Jacobian altogether
+    model = wide(m=256).float()
+    model[1].forward = lambda z: torch.tanh(z) + 1e-6 * torch.sin(3e4 * z)
+    found = certificate(model, X.float(), Y.float())
+    assert not found.holds
