@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -121,6 +122,13 @@ def test_a_wrong_forecast_is_told():
     found = steps_finding(fitted, series(bent * noise))
     assert found.verdict is Verdict.UNKNOWN
     assert found.statement.startswith("No number of steps to F = ") and "can be promised" in found.statement
+
+
+def test_a_run_at_its_limit_has_no_steps_to_go():
+    record = series(0.3 + 2.0 * 0.5 ** np.minimum(K, 30.0))
+    fitted = dataclasses.replace(fit(record), regime="linear", F_star=0.3, excess=1e-8)
+    found = steps_finding(fitted, record)
+    assert found.verdict is Verdict.UNKNOWN and "already" in found.statement
 
 
 def test_an_undecided_record_promises_nothing():

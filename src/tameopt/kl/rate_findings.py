@@ -129,6 +129,11 @@ def steps_finding(fit: Fit, series: LossSeries, lower: float | None = None) -> F
     if found.reason:
         statement = f"No number of steps to F = {target:.2g}, half of what is left, can be promised: {found.reason}."
         return _open(claim, statement, "a decay that foretold the last part of this record", remedy)
+    if found.steps == 0.0:
+        statement = (
+            f"F is below {target:.6g} already, half of the fitted distance to its limit: it is there, or about it."
+        )
+        return _open(claim, statement, "a distance to the limit beyond the scatter of F", remedy)
     # the first whole step at or below the target
     steps, low, high = math.ceil(found.steps), math.floor(found.interval[0]), math.ceil(found.interval[1])
     return _of_fit(
