@@ -35,6 +35,7 @@ for step in range(20):
         os._exit(9)
     optimizer.zero_grad()
     loss_fn(model(X[rank::world]), Y[rank::world]).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.2)
     optimizer.step()
 watching.close()
 dist.destroy_process_group()
@@ -107,13 +108,18 @@ def test_ddp_is_recorded_once_and_like_one_process(tmp_path: Path, processes: in
     generator = torch.Generator().manual_seed(0)
     X, Y = torch.randn(64, 6, generator=generator), torch.randint(3, (64,), generator=generator)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    full = {}
+    full, norms = {}, {}
     for step in range(20):
         optimizer.zero_grad()
         parts = [nn.functional.cross_entropy(model(X[r::processes]), Y[r::processes]) for r in range(processes)]
         full[step] = float(nn.functional.cross_entropy(model(X), Y).detach())
         (sum(parts) / processes).backward()
+        norms[step] = float(nn.utils.clip_grad_norm_(model.parameters(), 0.2))
         optimizer.step()
+    steps, recorded = record.series("gradient_norm_before_clipping")
+    # DDP's average, not what rank 0's own samples gave
+    assert steps.size >= 5 and recorded == pytest.approx([norms[int(step)] for step in steps], rel=1e-4)
+    assert max(norms.values()) > 0.3
     steps, recorded = record.series("full_loss")
     assert recorded[:-1] == pytest.approx([full[int(step)] for step in steps[:-1]], rel=1e-5)
     theta = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])

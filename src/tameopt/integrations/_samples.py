@@ -18,14 +18,14 @@ from tameopt.integrations._record import Record
 _BUFFER_ROWS = 512  # our choice: sampled steps held on the device before they are written
 _FLUSH_SECONDS = 1.0  # our choice: what a kill -9 may cost
 _HOOKED_PARAMETERS = 512  # our choice: beyond, a hook a parameter would cost more than it tells
+_ENGINE = torch.autograd.Variable._execution_engine
 _COLUMNS = ("loss", "gradient_norm", "gradient_norm_before_clipping")
 
 
 class Samples:
     """What is known of the sampled steps and not yet written.
 
-    parameters: those of the optimizer that are trained. accumulated: whether the gradient that backward leaves in
-    .grad is the step's own (not under DDP, which averages it afterwards), so that its norm before clipping is known.
+    parameters: those of the optimizer that are trained.
     """
 
     def __init__(
@@ -34,7 +34,6 @@ class Samples:
         parameters: list[torch.Tensor],
         ranks: Alone,
         scaler: Any,
-        accumulated: bool,
     ) -> None:
         self._optimizer, self._parameters, self._ranks = optimizer, parameters, ranks
         device = parameters[0].device
@@ -47,7 +46,7 @@ class Samples:
         self._losses = 0
         self.batch_size = 0  # samples that the loss saw for the present step
         self._flushed = time.perf_counter()
-        self._hooked = accumulated and len(parameters) <= _HOOKED_PARAMETERS
+        self._hooked = len(parameters) <= _HOOKED_PARAMETERS
         self._handles: list[Any] = []
         self._accumulators: list[Any] = []  # the graph nodes that fill .grad; hooks go with them
         self._backward_ends = False  # whether the end of the present backward pass is waited for
@@ -75,7 +74,11 @@ class Samples:
         # the first parameter that a backward pass reaches asks to be called when that pass is over
         if not self._backward_ends:
             self._backward_ends = True
-            torch.autograd.Variable._execution_engine.queue_callback(self._backward_over)
+            _ENGINE.queue_callback(self._last_hook_called)
+
+    def _last_hook_called(self) -> None:
+        # DDP averages the gradients in such a call too, which it asked for after this one: wait for it
+        _ENGINE.queue_callback(self._backward_over)
 
     def _backward_over(self) -> None:
         begun = time.perf_counter()

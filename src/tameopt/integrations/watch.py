@@ -349,7 +349,7 @@ def watch(
     run = None if rank else Run.create(free_folder(Path(out), label), settings)
     replicated = isinstance(model, nn.parallel.DistributedDataParallel)
     replicas = torch.distributed.get_world_size() if several and replicated else 1
-    samples = Samples(optimizer, trained, ranks, scaler, accumulated=not replicated)
+    samples = Samples(optimizer, trained, ranks, scaler)
     probes = Probes(problem, parameters, ranks, window_steps, fails, gathers)
     watching = Watch(optimizer, loss_fn, samples, probes, run, Budget(share), ranks, replicas)
     if fails:
