@@ -46,6 +46,7 @@ _CLAIMS = (
     Claim("descent.inequality", "F(theta_{k+1}) <= F + <g, d> + L/2 norm(d)^2, d = theta_{k+1} - theta_k", "L"),
     Claim("step.below_1_over_L", "the step is below 1/L", "alpha L"),
     Claim("step.stable", "the step is below the stability limit of the method", "alpha L / limit"),
+    Claim("step.below_1_over_block_L", "each block's step is below 1/L, L that of its descent inequality", "alpha L"),
     Claim("step.constant", "the step is constant", "alpha"),
     Claim("step.positive", "every step is positive"),
     Claim("step.sum_diverges", "the steps sum to infinity"),
@@ -57,6 +58,8 @@ _CLAIMS = (
     # the run
     Claim("method.gradient_descent", "theta_{k+1} = theta_k - alpha_k grad F(theta_k), full batch"),
     Claim("method.stochastic_gradient", "theta_{k+1} = theta_k - alpha_k (grad F(theta_k) + noise)"),
+    Claim("method.proximal_gradient", "block by block, theta_i <- prox of alpha f_i at theta_i - alpha grad_i F"),
+    Claim("penalty.tame", "the penalties f_i are closed, bounded below and definable, with F, in one structure"),
     Claim("init.absolutely_continuous", "theta_0 is drawn from a law with a density"),
     Claim("iterates.bounded", "the iterates stay bounded", "largest norm"),
     Claim("iterates.finite_length", "the trajectory has finite length", "length so far"),

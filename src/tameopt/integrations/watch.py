@@ -331,6 +331,7 @@ def watch(
             problem, fails = _problem(inner, loss_fn, data, forward, batch_size, ranks)
         else:
             fails = f"theta takes more than {GATHERED_BYTES >> 30} GiB: it is not gathered on every rank"
+    names = {id(parameter): key for key, parameter in inner.named_parameters()}
     settings = {
         "target": name or type(inner).__name__.removeprefix("FSDP"),
         "problem": type(inner).__name__.removeprefix("FSDP"),
@@ -340,7 +341,7 @@ def watch(
         "optimizer": {
             "name": type(optimizer).__name__,
             "arguments": arguments_of(optimizer.param_groups[0]),
-            "groups": [arguments_of(group) for group in optimizer.param_groups],
+            "groups": [arguments_of(group, names) for group in optimizer.param_groups],
         },
         "sampling": "unknown",
         "watched": True,

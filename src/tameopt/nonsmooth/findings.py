@@ -18,6 +18,7 @@ from tameopt.nonsmooth.goldstein import goldstein
 from tameopt.nonsmooth.graph import TraceError
 from tameopt.nonsmooth.kink_findings import backprop_finding, clarke_finding, kinks_finding, kinks_picture
 from tameopt.nonsmooth.kinks import Census, census, graphs_of
+from tameopt.nonsmooth.proximal_findings import ANALYSIS as PROXIMAL
 
 _DELTA = 1e-3  # radius of the Goldstein ball as a share of norm(theta): our choice, three digits of theta
 _GRADIENTS = 24  # sampled gradients of the Goldstein test: our choice, well under a second on digits
@@ -253,4 +254,5 @@ ANALYSES: tuple[Analysis, ...] = (
         _analyse_chain_rule,
         _skip_chain_rule,
     ),
+    PROXIMAL,
 )

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from tameopt.nonsmooth.proximal_gradient import as_shape, regularised, resolved
+from tameopt.nonsmooth.proximal_gradient import as_shape, name_of, regularised, resolved
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class PALM(Optimizer):
         super().__init__(params, defaults)
         for group in self.param_groups:
             group["prox"] = resolved(group["prox"])
+            # for the record of a run: the settings, and the step of the last pass
+            group |= {"penalty": name_of(group["prox"]), "gamma": gamma, "momentum": inertia, "lr": math.nan}
         self.gamma, self.inertia = gamma, inertia
         self._moduli = [1.0] * len(self.param_groups)
         self._history: dict[str, Any] = {"steps": 0, "violations": 0, "least": math.inf, "largest": 0.0, "moves": []}
@@ -121,11 +123,15 @@ class PALM(Optimizer):
         modulus = float(given()) if given is not None else 0.7 * self._moduli[number]
         modulus = max(modulus, 1e-12)
         while True:
-            holds = self._try(group, base, gradients, modulus, float(value.detach()), closure)
+            holds, clear = self._try(group, base, gradients, modulus, float(value.detach()), closure)
+            if holds and not clear and given is None and modulus < self._moduli[number]:
+                modulus = self._moduli[number]  # below rounding nothing speaks for a smaller one
+                continue
             if holds or given is not None or modulus > 1e30:
                 break
             modulus *= 2
         self._note(number, modulus, holds)
+        group["lr"] = 1 / (self.gamma * modulus)
         move = 0.0
         for p, before in zip(params, old, strict=True):
             self.state[p]["previous"] = before
@@ -141,8 +147,9 @@ class PALM(Optimizer):
         modulus: float,
         value: float,
         closure: Callable[[], torch.Tensor],
-    ) -> bool:
-        """Make the block step with this modulus; whether H(new) <= H + <g, d> + L norm(d)^2 / 2 at the step d."""
+    ) -> tuple[bool, bool]:
+        """Make the block step with this modulus; whether H(new) <= H + <g, d> + L norm(d)^2 / 2 at the step d, and
+        whether rounding leaves that clear."""
         t = 1 / (self.gamma * modulus)
         linear = square = 0.0
         for p, at, g in zip(group["params"], base, gradients, strict=True):
@@ -154,7 +161,8 @@ class PALM(Optimizer):
             square += float((new - at).square().sum())
         after = float(closure())
         slack = 64 * torch.finfo(base[0].dtype).eps * (abs(value) + abs(after))
-        return after <= value + linear + modulus * square / 2 + slack
+        quadratic = modulus * square / 2
+        return after <= value + linear + quadratic + slack, slack <= 1e-3 * quadratic
 
     def _note(self, number: int, modulus: float, holds: bool) -> None:
         self._moduli[number] = modulus

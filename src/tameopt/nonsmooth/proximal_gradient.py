@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from tameopt.nonsmooth.prox import Prox, entry
+from tameopt.nonsmooth.prox import Prox, entry, names
 
 
 def resolved(prox: str | Prox | None) -> Prox | None:
@@ -28,6 +28,13 @@ def resolved(prox: str | Prox | None) -> Prox | None:
     if isinstance(prox, str):
         return entry(prox)
     raise TypeError(f"prox must be a name of the prox catalogue or one of its entries, got {type(prox).__name__}.")
+
+
+def name_of(prox: Prox | None) -> str:
+    """The name of an entry of the prox catalogue, "none" without a prox, "custom" for one that it does not hold."""
+    if prox is None:
+        return "none"
+    return prox.name if prox.name in names() and entry(prox.name) is prox else "custom"
 
 
 def as_shape(p: torch.Tensor, prox: Prox) -> torch.Tensor:
@@ -76,6 +83,7 @@ class ProximalGradient(Optimizer):
         super().__init__(params, defaults)
         for group in self.param_groups:
             group["prox"] = resolved(group["prox"])
+            group["penalty"] = name_of(group["prox"])  # what a record can hold
             if not group["lr"] > 0:
                 raise ValueError(f"lr must be > 0, got {group['lr']}: it is the step of the gradient and the prox.")
             if not group["strength"] > 0:

@@ -125,8 +125,8 @@ def inclusion(
     except NotQuadratic as error:
         raise ValueError(
             f"F must be piecewise linear or quadratic near the curve: {error}. Pass prox=lambda x, h: ..., the "
-            "proximal map of a convex F (an entry of nonsmooth.prox, say), for proximal Euler steps with a bound of the "
-            "error. Where F is smooth use gradient_flow."
+            "proximal map of a convex F (an entry of nonsmooth.prox, say), for proximal Euler steps with a bound of "
+            "the error. Where F is smooth use gradient_flow."
         ) from error
 
 
