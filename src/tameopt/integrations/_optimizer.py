@@ -10,7 +10,7 @@ import torch
 
 def arguments_of(group: dict[str, Any], names: Mapping[int, str] | None = None) -> dict[str, Any]:
     """The settings of a parameter group that JSON can hold; names: those of its parameters, by their ids."""
-    settings = {
+    settings: dict[str, Any] = {
         key: value if isinstance(value, (bool, int, float, str, type(None))) else list(value)
         for key, value in group.items()
         if key not in ("params", "param_names")
