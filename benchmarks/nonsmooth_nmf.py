@@ -1,7 +1,7 @@
 """Does PALM reach scikit-learn's NMF objective on real digits, and in what time?
 
 Question: digits (1797 x 64), ranks 5, 10, 16 and 30. scikit-learn's default NMF (coordinate descent) runs to its own
-tolerance; how long does `factorise.nmf` take to be within 1% of that objective, and where does it end?
+tolerance; how long does `factorise.nmf` take to be within 1% of that objective, to be at it, and where does it end?
 
     OMP_NUM_THREADS=1 python benchmarks/nonsmooth_nmf.py
 """
@@ -40,17 +40,21 @@ def main() -> None:
             begun = time.perf_counter()
             ours = nmf(tensor, rank)
             ours_seconds.append(time.perf_counter() - begun)
-        within, to_one_percent = None, float("nan")
-        for passes in range(10, ours.passes + 1, 10):  # run anew to fewer passes: the clock is that of the whole call
-            begun = time.perf_counter()
-            value = nmf(tensor, rank, passes=passes).value
-            if value <= 1.01 * theirs:
-                within, to_one_percent = passes, time.perf_counter() - begun
-                break
+        reached = {}
+        for share in (1.01, 1.0):
+            reached[share] = "never"
+            for passes in range(10, 1001, 10):  # run anew to fewer passes: the clock is that of the whole call
+                begun = time.perf_counter()
+                found = nmf(tensor, rank, passes=passes, tolerance=1e-7)
+                if found.value <= share * theirs:
+                    reached[share] = f"after {passes} passes, {time.perf_counter() - begun:.2f} s"
+                    break
+                if found.converged:
+                    break
         print(
             f"rank {rank:3}: scikit-learn {theirs:9.2f} in {np.median(theirs_seconds):.2f} s ({model.n_iter_} "
             f"iterations); ours {ours.value:9.2f} in {np.median(ours_seconds):.2f} s ({ours.passes} passes); within "
-            f"1% after {within} passes, {to_one_percent:.2f} s"
+            f"1% {reached[1.01]}; at its objective {reached[1.0]}"
         )
 
 
