@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tameopt.nonsmooth.bundle_flow import bundle_flow
 from tameopt.nonsmooth.fan import Fan, faces, fan_of, refined, split
 from tameopt.nonsmooth.germ import Circuit
 from tameopt.nonsmooth.graph import Graph, trace_function
@@ -28,6 +29,8 @@ from tameopt.nonsmooth.modes import NotQuadratic
 from tameopt.nonsmooth.polytope import Point, rational_point
 from tameopt.nonsmooth.quadratic_flow import closed_form
 from tameopt.nonsmooth.trajectory import Event, Inclusion
+
+_STEPS = 200  # of the bundle method, a few milliseconds each: our choice
 
 
 def velocities(local: Local, fan: Fan) -> list[Point]:
@@ -86,21 +89,24 @@ def inclusion(
     *,
     branch: int = 0,
     prox: Callable[[torch.Tensor, float], torch.Tensor] | None = None,
-    steps: int = 1000,
+    steps: int | None = None,
     most_cells: int = 5_000,
     most_events: int = 1_000,
 ) -> Inclusion:
     """A solution of d theta / dt in -dF(theta), theta(0) = x0: (d,), at increasing times >= 0.
 
-    Event-driven where F is piecewise linear (in rationals) or piecewise quadratic (closed forms, float64).
+    Event-driven where F is piecewise linear (in rationals) or piecewise quadratic (closed forms, float64). Elsewhere
+    (other functions, a slide along a curved kink) proximal Euler steps found by planes below a convex F: status
+    "bundle", with an a-posteriori bound that holds if F is convex; a witness that it is not is an error.
 
     branch: where several velocities are possible, which to take in the order of their norms; 0 stays at a Clarke
         critical point, 1, 2, ... leave it.
-    prox: (x, h) -> prox_{h F}(x) of a convex F; then `steps` proximal Euler steps with an a-posteriori bound.
+    prox: (x, h) -> prox_{h F}(x) of a convex F; then proximal Euler steps with an a-posteriori bound.
+    steps: proximal Euler steps, 1,000 with prox and 200 without by default (our choice).
     most_events: events after which the flow is called Zeno and given up to there (our choice).
 
     Raises ValueError for times that do not increase, a point that is not finite, and without prox for an F that is
-    not piecewise quadratic along the curve.
+    neither piecewise quadratic along the curve nor, as far as seen, convex.
 
     >>> inclusion(lambda x: x.abs().sum(), [2], [0.0, 1.0, 3.0]).points.ravel().tolist()
     [2.0, 1.0, 0.0]
@@ -114,7 +120,7 @@ def inclusion(
         raise ValueError(f"branch must be >= 0 and most_events >= 1, got {branch} and {most_events}.")
     point = rational_point(x0)
     if prox is not None:
-        return _proximal_euler(F, point, wanted, prox, steps)
+        return _proximal_euler(F, point, wanted, prox, 1000 if steps is None else steps)
     graph = trace_function(F, torch.tensor([float(entry) for entry in point], dtype=torch.float64))
     linear = _piecewise_linear(graph, point, wanted, branch, most_cells, most_events)
     if linear is not None:
@@ -123,11 +129,16 @@ def inclusion(
     try:
         return closed_form(graph, point, grid, branch=branch, most_cells=most_cells, most_events=most_events)
     except NotQuadratic as error:
-        raise ValueError(
-            f"F must be piecewise linear or quadratic near the curve: {error}. Pass prox=lambda x, h: ..., the "
-            "proximal map of a convex F (an entry of nonsmooth.prox, say), for proximal Euler steps with a bound of "
-            "the error. Where F is smooth use gradient_flow."
-        ) from error
+        try:
+            return bundle_flow(
+                F, np.array([float(entry) for entry in point]), grid, _STEPS if steps is None else steps
+            )
+        except ValueError as refused:  # a witness against convexity, or an operator without a certified gradient
+            raise ValueError(
+                f"F must be piecewise linear or quadratic near the curve: {error}. Nor do proximal Euler steps "
+                f"apply: {refused}. Pass prox=lambda x, h: ..., the proximal map of a convex F (an entry of "
+                "nonsmooth.prox, say); where F is smooth use gradient_flow."
+            ) from error
 
 
 def _piecewise_linear(
