@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from tameopt.evidence import Verdict
-from tameopt.kl import flow_certificate, trap_certificate
+from tameopt.kl import flow_certificate, margin_certificate, trap_certificate
 from tameopt.kl.shallow import Sine
 from tameopt.problem import Problem
 
@@ -132,3 +132,35 @@ def test_a_float32_model_is_compared_in_float64():
     model[1].forward = lambda z: torch.tanh(z) + 1e-6 * torch.sin(3e4 * z)
     found = certificate(model, X.float(), Y.float())
     assert not found.holds
+
+
+def separable() -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
+    """A bias-free ReLU network that classifies six points with a large margin."""
+    x = torch.cat([torch.eye(3, dtype=D), 2 * torch.eye(3, dtype=D)])
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 3, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight[:] = 4 * torch.eye(3)
+        model[2].weight[:] = 4 * torch.eye(3)
+    return model, x, torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+class NoReluBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        return torch.relu(z)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 0 * gradient
+
+
+def test_margin_certificates_look_at_gradient_and_loss_too():
+    model, x, labels = separable()
+    assert margin_certificate(Problem(model, nn.CrossEntropyLoss(), (x, labels))).verdict is Verdict.PROVED
+    loss = nn.CrossEntropyLoss()
+    loss.forward = lambda output, target: 0.01 * functional.cross_entropy(output, target)
+    found = margin_certificate(Problem(model, loss, (x, labels)))
+    assert not found.holds and "another than its class says" in found.reason
+    model[1].forward = NoReluBackward.apply
+    found = margin_certificate(Problem(model, nn.CrossEntropyLoss(), (x, labels)))
+    assert not found.holds and "gradient that autodiff takes" in found.reason

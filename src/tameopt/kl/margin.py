@@ -22,6 +22,7 @@ from tameopt.evidence import Certificate, Finding, Scope, Verdict, proved, unkno
 from tameopt.kl.check_margin import FORMAT, degree_of
 from tameopt.kl.check_operators import read_operators
 from tameopt.kl.operators import Operators, operators_of
+from tameopt.kl.shallow import altered
 from tameopt.kl.stored import MOST_INLINE_BYTES, inline, write
 from tameopt.problem import Problem
 
@@ -121,6 +122,8 @@ def classification_loss(problem: Problem) -> str:
     )  # fmt: skip
     if problem.is_function or problem.forward is not None or not problem.batches.indexable:
         return "the network is hidden, or its data cannot be held"
+    if isinstance(loss, nn.Module) and altered(loss):
+        return f"the loss may be another than its class says: {altered(loss)}"
     if isinstance(loss, modules) or any(loss is function for function in functions):
         return ""
     return "the loss must be torch's cross-entropy with class numbers, or its logistic loss with hard labels"
