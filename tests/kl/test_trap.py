@@ -364,6 +364,8 @@ def test_float32_weights_are_certified_as_they_are():
     problem = problem_of(antisymmetric=True)
     certificate = trap_certificate(problem.to(torch.float32))
     assert certificate.verdict is Verdict.PROVED, certificate
+    assert "exact arithmetic from these float32 weights" in certificate.finding().statement
+    assert "exact arithmetic" not in trap_certificate(problem).finding().statement
 
 
 def test_without_rigour_the_verdict_is_measured(certified):

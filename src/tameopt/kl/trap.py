@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class TrapCertificate:
     network: what was certified, in words; n, k, p: samples, outputs, parameters. before: steps that exact gradient
     descent with this step takes from the stored weights before the theorem applies (0: it applies at once); distance:
     how far it may then be from the float64 replay (shadowing); steps counts from the stored weights,
-    radius from there.
+    radius from there. dtype: of the weights; the arithmetic of the statement is exact.
     """
 
     holds: bool
@@ -62,6 +62,7 @@ class TrapCertificate:
     p: int = 0
     before: int = 0
     distance: float = 0.0
+    dtype: str = "float64"
     data: dict[str, Any] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -120,6 +121,11 @@ class TrapCertificate:
                 f"{self.target:.3g} within {self.steps:,} steps and goes on to 0: after {self.before:,} steps it is "
                 f"within {self.distance:.2g} of a float64 replay, and trapped (h = {self.h:.3g} <= 1/2)."
             )
+        if self.dtype != "float64":
+            statement += (
+                f" This is about exact arithmetic from these {self.dtype} weights: iterates rounded to {self.dtype} "
+                "stop falling where rounding takes over."
+            )
         method = "Kantorovich trap: sigma_min(J), norm(J), norm(u), Lipschitz constant of J"
         if self.verdict is Verdict.PROVED:
             return proved(
@@ -169,6 +175,14 @@ def trap_certificate(
     Cost: one hidden layer, one pass over neurons and samples, O(n^2 k^2 m), twice when rigorous, memory
     O(n^2 k^2 + chunk); other networks, n k vector-Jacobian products and memory O(n k p).
     """
+    return replace(
+        _certified(problem, theta, step, rigorous, target), dtype=str(problem.dtype).removeprefix("torch.")
+    )
+
+
+def _certified(
+    problem: Problem, theta: torch.Tensor | None, step: float | None, rigorous: bool, target: float | None
+) -> TrapCertificate:
     squares = least_squares(problem)
     if not squares.holds:
         return none(f"the loss is not least squares: {squares.reason}", problem)
