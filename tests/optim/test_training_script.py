@@ -267,6 +267,15 @@ def test_the_same_arguments(name):
     assert all(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for argument, p in ours.items() if argument not in theirs)
 
 
+def test_a_whole_graph_of_a_step_is_refused():
+    p = torch.nn.Parameter(torch.ones(5))
+    p.grad = torch.ones(5)
+    step = torch.compile(optim.Adam([p]).step, backend="eager", fullgraph=True)
+    with pytest.raises(RuntimeError, match="a step of tameopt is a compiled kernel already.*leave out fullgraph=True"):
+        step()
+    assert p[0] == 1.0
+
+
 def test_a_compiled_step():
     """torch.compile leaves the step as it is. Traced, the engine's writes through addresses were lost: no step."""
     p, q = (torch.nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(2))

@@ -36,6 +36,11 @@ from tameopt.optim.step_layout import (
     is_plain,
 )
 
+_UNTRACED = (
+    "a step of tameopt is a compiled kernel already, which torch.compile leaves as it is: leave out fullgraph=True, or "
+    "compile the forward and backward pass and call optimizer.step() outside."
+)
+
 
 class RuleOptimizer(torch.optim.Optimizer):
     """An update rule as a torch.optim.Optimizer.
@@ -67,6 +72,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         closure: re-evaluates the model and returns the loss, as in torch. Returns its value, or None.
         """
+        if torch.compiler.is_dynamo_compiling():
+            torch._dynamo.graph_break(msg=_UNTRACED)
         loss = None
         if closure is not None:
             with torch.enable_grad():
