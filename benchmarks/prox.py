@@ -4,11 +4,11 @@ Question: milliseconds for one proximal map of 10^6 entries in the same process 
 numpy, on the CPU, float64; ProxTorch: torch, on the device), and the largest difference of the results (pyproximal's
 log, l0 and tv1d answer otherwise: another algorithm, an approximate one, or another parameter).
 
-Every peer is timed against ours alone, each in a process of its own (a library's memory is no other's), in turn: ours,
-peer, peer, ours and then the other way about. Each call comes right after one of its own that is not timed, so that it
-finds the memory and the caches that itself left; all return a fresh array, freed before the next call, and the page
-faults of it are counted. The ratio is the median over the groups of four. `out=` (into a buffer, which the peers do
-not have) is timed against ours in the same way.
+Every peer is timed against ours alone, each in a process of its own (a library's memory is no other's), in turn:
+ours, peer, peer, ours and then the other way about. Each call comes right after one of its own that is not timed, so
+that it finds the memory and the caches that itself left; all return a fresh array, freed before the next call, and the
+page faults of it are counted. The ratio is the median over the groups of four. `out=` (into a buffer, which the peers
+do not have) is timed against ours in the same way.
 
     python benchmarks/prox.py [--device cuda] [l2 ...]   # pip install --no-deps pyproximal pylops proxtorch
 """

@@ -15,6 +15,7 @@ from tameopt.picture import Picture, Series
 
 Shape = Literal["entries", "vectors", "matrices"]
 _HUGE = 2**22  # bytes from which numpy asks the kernel for huge pages (numpy/_core/src/multiarray/alloc.c)
+_DIMENSIONS = {"entries": 0, "vectors": 1, "matrices": 2}
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -58,12 +59,12 @@ class Prox:
             raise TypeError(f"v must be a floating tensor, got {what}: convert it by torch.as_tensor(v).float().")
         if not (isinstance(t, (int, float)) and t > 0 and math.isfinite(t)):
             raise ValueError(f"t must be a number > 0, got {t}: it is the step of the proximal map.")
-        needed = {"entries": 0, "vectors": 1, "matrices": 2}[self.acts_on]
+        needed = _DIMENSIONS[self.acts_on]
         if v.ndim < needed:
             raise ValueError(f"{self.name} acts on {self.acts_on}: v must have at least {needed} dimensions.")
-        given = self._checked(parameters)
+        given = self._checked(parameters) if parameters else self.parameters
         if out is None:
-            if self.into is None or v.nbytes < _HUGE or not _plain(v):
+            if v.nbytes < _HUGE or self.into is None or not _plain(v):
                 return self.map(v, float(t), **given)
             # new memory costs a page fault a page: 2,000 for 8 MB, several times what the arithmetic takes
             fresh = torch.from_numpy(np.empty(v.shape, dtype=_NUMPY[v.dtype]))
@@ -115,8 +116,6 @@ class Prox:
         return Picture(f"prox-{self.name}", f"Proximal map of {self.name}", "v", "x", series, caption=caption)
 
     def _checked(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        if not parameters:
-            return {**self.parameters}
         unknown = sorted(set(parameters) - set(self.parameters))
         if unknown:
             known = ", ".join(self.parameters) or "none"

@@ -33,8 +33,12 @@ def shrink(v: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def into(v: torch.Tensor, t: float, out: torch.Tensor) -> None:
-    """The norms, and one pass that scales."""
-    torch.mul(v, _factor(v, t), out=out)
+    """The norms, and one pass that scales: numpy's where the norm was."""
+    factor = _factor(v, t)
+    if isinstance(factor, float) and not out.requires_grad:
+        np.multiply(v.detach().numpy(), factor, out=out.numpy())
+    else:
+        torch.mul(v, factor, out=out)
 
 
 ENTRY = Prox("l2", "norm(x)", value, shrink, "convex", "vectors", source="Combettes & Pesquet 2011", into=into)
