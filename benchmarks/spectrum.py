@@ -2,13 +2,15 @@
 
 One process, in turn: tameopt, scipy's eigsh (ARPACK) on curvlinops' operator, and hessian-eigenthings' Lanczos, each
 at its loosest setting that reaches the residual, which is computed the same way for all: norm(H v - lambda v) <=
-1e-4 max abs(lambda), with tameopt's products. PyHessian's deflated power iteration finds eigenvalues by magnitude
-only; it is run once with its defaults and its residual printed. Peers that are not installed are named and skipped.
+1e-4 max abs(lambda), with tameopt's products. A peer is stopped after --patience times tameopt's processor seconds in
+one setting; its ratio is then a lower bound, printed with ">=". PyHessian's deflated power iteration finds values
+by magnitude only; it is run once with its defaults. Peers that are not installed are named and skipped.
 
     pip install curvlinops-for-pytorch hessian-eigenthings pyhessian
     python benchmarks/spectrum.py --products [--device cuda]       what a Hessian product costs, in gradients
     python benchmarks/spectrum.py --products --models large --device cuda    and the spectrum of 100M parameters
     python benchmarks/spectrum.py [--models cnn transformer resnet18] [--repeats 3] [--threads 2]
+        [--patience 8]
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import argparse
 import importlib.metadata
 import json
 import platform
+import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,70 +32,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tameopt as tame
+from spectrum_networks import LargeTransformer, SmallTransformer, cnn, resnet18
 from tameopt.extras import available
 
 K = 10
 RESIDUAL = 1e-4
-
-
-class SmallTransformer(nn.Module):
-    """Eight rows of eight pixels as eight tokens, two layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(8, 64)
-        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.encoder(self.embed(x.view(-1, 8, 8))).mean(1))
-
-
-class LargeTransformer(nn.Module):
-    """100 million parameters: 14 layers of width 768 on sequences of 128 tokens, a vocabulary of 1,000."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(1000, 768)
-        layer = nn.TransformerEncoderLayer(768, 12, 3072, dropout=0.0, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 14, enable_nested_tensor=False)
-        self.head = nn.Linear(768, 1000)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(self.encoder(self.embed(tokens)).mean(1))
-
-
-class Block(nn.Module):
-    """Two convolutions and a shortcut, batch normalisation by running statistics."""
-
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-        self.second = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
-        self.norms = nn.ModuleList([nn.BatchNorm2d(outside), nn.BatchNorm2d(outside)])
-        same = stride == 1 and inside == outside
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inside, outside, 1, stride, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        inner = torch.relu(self.norms[0](self.first(x)))
-        return torch.relu(self.norms[1](self.second(inner)) + self.shortcut(x))
-
-
-def resnet18() -> nn.Module:
-    blocks, inside = [], 64
-    for outside, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        blocks += [Block(inside, outside, stride), Block(outside, outside, 1)]
-        inside = outside
-    stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
-
-
-def cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
-    )  # fmt: skip
 
 
 def workload(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -209,82 +154,121 @@ def timed(arm: Arm, model: nn.Module, x: Any, y: Any, setting: Any) -> Outcome:
     return outcome
 
 
+class OutOfTimeError(Exception):
+    """A contender has used up its processor seconds."""
+
+
+@contextmanager
+def at_most(processor_seconds: float) -> Iterator[None]:
+    """Raise OutOfTimeError within, once this process has computed for so long."""
+
+    def stop(*_: object) -> None:
+        raise OutOfTimeError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, processor_seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
 def loosest(
-    problem: tame.Problem, arm: Arm, settings: list[Any], model: nn.Module, x: Any, y: Any
+    problem: tame.Problem, label: str, model: nn.Module, x: Any, y: Any, limit: float
 ) -> tuple[Any, Outcome] | None:
-    """The first setting that reaches the residual and its outcome, None when none does."""
+    """The first setting that reaches the residual and its outcome; None, and why, when none does within `limit`."""
+    _, arm, settings = ARMS[label]
     for setting in settings:
-        outcome = timed(arm, model, x, y, setting)
-        if residual_of(problem, outcome) <= RESIDUAL:
+        try:
+            with at_most(limit):
+                outcome = timed(arm, model, x, y, setting)
+        except OutOfTimeError:
+            print(f"  {label}: setting {setting:g} stopped after {limit:.1f} processor s", flush=True)
+            return None
+        residual = residual_of(problem, outcome)
+        print(
+            f"  {label}: {outcome.setting} gives residual {residual:.1e} in {outcome.seconds:.2f} s, processor "
+            f"{outcome.cpu:.2f} s, {outcome.products} products",
+            flush=True,
+        )
+        if residual <= RESIDUAL:
             return setting, outcome
     return None
 
 
-def compare(name: str, repeats: int) -> list[dict[str, Any]]:
+def compare(name: str, repeats: int, patience: float) -> list[dict[str, Any]]:
     model, x, y = workload(name)
     problem = tame.Problem(model, nn.functional.cross_entropy, (x, y))
     problem.gradient()
-    begun = time.perf_counter()
+    begun = time.process_time()
     problem.gradient()
-    print(f"\n{name}: d={problem.dim:,}, n={problem.n}, a gradient {time.perf_counter() - begun:.3f} s", flush=True)
-    rows = []
-    chosen: dict[str, Any] = {}
-    outcomes: dict[str, list[Outcome]] = {}
-    for label, (module, arm, settings) in ARMS.items():
+    print(f"\n{name}: d={problem.dim:,}, n={problem.n}, a gradient {time.process_time() - begun:.3f} processor s")
+    chosen: dict[str, tuple[Any, Outcome]] = {}
+    limit = 1e6  # none for tameopt, which comes first
+    for label, (module, _, _) in ARMS.items():
         if not available(module):
             print(f"  {label}: not installed")
             continue
-        found = loosest(problem, arm, settings, model, x, y)
+        found = loosest(problem, label, model, x, y, limit)
         if found is None:
-            print(f"  {label}: no setting of {settings} reaches the residual", flush=True)
+            print(f"  {label}: residual not reached, ratio >= {patience:.1f}", flush=True)
             continue
-        chosen[label] = (arm, found[0])
-        outcomes[label] = [found[1]]
-        print(
-            f"  {label}: {found[1].setting} reaches it in {found[1].seconds:.2f} s, processor {found[1].cpu:.2f} s, "
-            f"{found[1].products} products",
-            flush=True,
-        )
+        chosen[label] = found
+        if label == "tameopt":
+            limit = patience * found[1].cpu
+    outcomes = {label: [outcome] for label, (_, outcome) in chosen.items()}
     for _ in range(repeats - 1):
-        for label, (arm, setting) in chosen.items():
-            outcomes[label].append(timed(arm, model, x, y, setting))
-    reference = statistics.median(one.seconds for one in outcomes["tameopt"])
-    cpu_reference = statistics.median(one.cpu for one in outcomes["tameopt"])
-    for label, runs in outcomes.items():
-        seconds = sorted(one.seconds for one in runs)
-        quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
-        row = {
-            "model": name,
-            "d": problem.dim,
-            "contender": label,
-            "median_s": statistics.median(seconds),
-            "quartiles_s": [quartiles[0], quartiles[2]],
-            "processor_s": statistics.median(one.cpu for one in runs),
-            "ratio": statistics.median(seconds) / reference,
-            "processor_ratio": statistics.median(one.cpu for one in runs) / cpu_reference,
-            "products": runs[0].products,
-            "residual": residual_of(problem, runs[0]),
-            "setting": runs[0].setting,
-            "smallest": float(runs[0].values.min()),
-            "largest": float(runs[0].values.max()),
-        }
-        rows.append(row)
-        print(
-            f"  {label:20s} {row['median_s']:8.2f} s [{quartiles[0]:.2f}, {quartiles[2]:.2f}]  x{row['ratio']:.2f}  "
-            f"processor {row['processor_s']:.2f} s x{row['processor_ratio']:.2f}  "
-            f"{row['products']} products  residual {row['residual']:.1e}  {row['smallest']:.4g} to "
-            f"{row['largest']:.4g}  ({row['setting']})",
-            flush=True,
-        )
+        for label, (setting, _) in chosen.items():
+            outcomes[label].append(timed(ARMS[label][1], model, x, y, setting))
+    reference = {
+        "s": statistics.median(one.seconds for one in outcomes["tameopt"]),
+        "cpu": statistics.median(one.cpu for one in outcomes["tameopt"]),
+    }
+    rows = [row_of(name, problem, label, runs, reference) for label, runs in outcomes.items()]
     if available("pyhessian"):
-        with sdpa_kernel(SDPBackend.MATH):
-            once = pyhessian_once(model, x, y)
-        seconds, largest = once["seconds"], once["values"][0]
+        try:
+            with sdpa_kernel(SDPBackend.MATH), at_most(limit):
+                once = pyhessian_once(model, x, y)
+        except OutOfTimeError:
+            print(f"  PyHessian, top {K} by magnitude only: stopped, processor x >= {patience:.1f}")
+            return rows
         print(
-            f"  PyHessian, top {K} by magnitude only, defaults: {seconds:.2f} s, processor {once['cpu']:.2f} s "
-            f"x{once['cpu'] / cpu_reference:.2f}, largest {largest:.4g}"
+            f"  PyHessian, top {K} by magnitude only, defaults: {once['seconds']:.2f} s, processor "
+            f"{once['cpu']:.2f} s x{once['cpu'] / reference['cpu']:.2f}, largest {once['values'][0]:.4g}"
         )
     return rows
+
+
+def row_of(
+    name: str, problem: tame.Problem, label: str, runs: list[Outcome], reference: dict[str, float]
+) -> dict[str, Any]:
+    """A line of the table, printed as well."""
+    seconds = sorted(one.seconds for one in runs)
+    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
+    row = {
+        "model": name,
+        "d": problem.dim,
+        "contender": label,
+        "median_s": statistics.median(seconds),
+        "quartiles_s": [quartiles[0], quartiles[2]],
+        "processor_s": statistics.median(one.cpu for one in runs),
+        "ratio": statistics.median(seconds) / reference["s"],
+        "processor_ratio": statistics.median(one.cpu for one in runs) / reference["cpu"],
+        "products": runs[0].products,
+        "residual": residual_of(problem, runs[0]),
+        "setting": runs[0].setting,
+        "smallest": float(runs[0].values.min()),
+        "largest": float(runs[0].values.max()),
+    }
+    print(
+        f"  {label:20s} {row['median_s']:8.2f} s [{quartiles[0]:.2f}, {quartiles[2]:.2f}]  x{row['ratio']:.2f}  "
+        f"processor {row['processor_s']:.2f} s x{row['processor_ratio']:.2f}  "
+        f"{row['products']} products  residual {row['residual']:.1e}  {row['smallest']:.4g} to "
+        f"{row['largest']:.4g}  ({row['setting']})",
+        flush=True,
+    )
+    return row
 
 
 def products(name: str, repeats: int, device: str) -> dict[str, Any]:
@@ -342,6 +326,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--patience", type=float, default=8.0)
     parser.add_argument("--products", action="store_true")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--json", default="")
@@ -356,7 +341,7 @@ def main() -> None:
     if options.products:
         rows = [products(name, options.repeats, options.device) for name in options.models]
     else:
-        rows = [row for name in options.models for row in compare(name, options.repeats)]
+        rows = [row for name in options.models for row in compare(name, options.repeats, options.patience)]
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"versions": versions, "rows": rows}, file, indent=1)
