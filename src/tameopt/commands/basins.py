@@ -28,6 +28,7 @@ def basins(
 
     from tameopt import curvature, dynamics
     from tameopt.commands._points import point_of
+    from tameopt.dynamics.iterate import steepest
 
     problem, _, _ = point_of(target, None, seed)
     if problem.dim != 2:
@@ -38,7 +39,7 @@ def basins(
     with progress(quiet) as show:
         if alpha is None:
             coarse = torch.linspace(-extent, extent, 9, dtype=torch.float64)
-            L = curvature.lipschitz(problem, torch.cartesian_prod(coarse, coarse)).L
+            L = steepest(problem, torch.cartesian_prod(coarse, coarse))
             if not 0 < L < float("inf"):  # NaN included
                 raise ValueError(f"L must be positive and finite on the grid, got {L}: give the step by --alpha.")
             alpha = 0.5 / L

@@ -230,6 +230,10 @@ def _classes(
     points: list[Classification] = []
     counts: list[int] = []
     for place, theta in enumerate(thetas):
+        again = _nearest(theta, points)
+        if again is not None:
+            counts[again] += 1
+            continue
         found = classify(problem, theta, gradient_tolerance=max(1e-6, 10 * tolerance))
         for known, other in enumerate(points):
             if _alike(found, other):
@@ -242,6 +246,14 @@ def _classes(
             notify(f"{place + 1} of {thetas.shape[0]} points classified, {len(points)} classes")
     order = sorted(range(len(points)), key=lambda j: points[j].value)
     return tuple(points[j] for j in order), tuple(counts[j] for j in order)
+
+
+def _nearest(theta: torch.Tensor, points: list[Classification]) -> int | None:
+    """The class whose representative is this very point, to a tenth of what passes for critical."""
+    for known, point in enumerate(points):
+        if float((theta - point.theta).norm()) <= 1e-7 * max(1.0, float(theta.norm())):
+            return known
+    return None
 
 
 def _alike(one: Classification, other: Classification) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from tameopt.dynamics.gradient_map import GradientMap
-from tameopt.dynamics.iterate import Map, batched, jacobians
+from tameopt.dynamics.iterate import Map, batched, batched_jacobians
 from tameopt.dynamics.manifold import InvariantManifold
 
 
@@ -26,22 +27,31 @@ def globalised_curve(
     # a fundamental domain [r * contraction, r]: its images cover the rest of the curve once
     contraction = rate if manifold.kind == "stable" else 1 / rate
     per_step = max(4, points // (2 * num_steps))
-    sides = []
-    for sign in (-1.0, 1.0):
-        logs = torch.linspace(math.log(contraction), 0.0, per_step + 1, dtype=torch.float64)[1:]
-        piece = manifold((sign * manifold.radius * torch.exp(logs))[:, None])
-        inner = torch.linspace(0, contraction, per_step, dtype=torch.float64)[1:] * sign * manifold.radius
-        collected = [manifold(inner[:, None]), piece]
-        for _ in range(num_steps):
-            piece, whole = _carried(piece, T, manifold.kind)
-            lost = (~whole).nonzero()[:, 0]
-            # points are in order: past the first that is lost the curve would jump
-            piece = piece[: int(lost[0])] if lost.numel() and manifold.kind == "stable" else piece[whole]
-            if piece.shape[0] == 0:
-                break
+    carry = _carrier(manifold, T)
+    logs = torch.linspace(math.log(contraction), 0.0, per_step + 1, dtype=torch.float64)[1:]
+    inner = torch.linspace(0, contraction, per_step, dtype=torch.float64)[1:] * manifold.radius
+    sides = [[manifold(sign * inner[:, None])] for sign in (-1.0, 1.0)]
+    pieces = [manifold(sign * manifold.radius * torch.exp(logs)[:, None]) for sign in (-1.0, 1.0)]
+    for _ in range(num_steps):
+        for collected, piece in zip(sides, pieces, strict=True):
             collected.append(piece)
-        sides.append(torch.cat(collected))
-    return torch.cat([sides[0].flip(0), manifold.fixed_point[None].to(sides[0]), sides[1]])
+        if not any(piece.shape[0] for piece in pieces):
+            break
+        # both sides at once: what a step costs hardly depends on the number of points
+        moved, whole = carry(torch.cat(pieces))
+        lengths = [piece.shape[0] for piece in pieces]
+        pieces = [
+            _unbroken(part, arrived, manifold.kind)
+            for part, arrived in zip(moved.split(lengths), whole.split(lengths), strict=True)
+        ]
+    left, right = (torch.cat([*collected, piece]) for collected, piece in zip(sides, pieces, strict=True))
+    return torch.cat([left.flip(0), manifold.fixed_point[None].to(left), right])
+
+
+def _unbroken(piece: torch.Tensor, arrived: torch.Tensor, kind: str) -> torch.Tensor:
+    """The points that arrived; of a stable curve those before the first that is lost, past which it would jump."""
+    lost = (~arrived).nonzero()[:, 0]
+    return piece[: int(lost[0])] if lost.numel() and kind == "stable" else piece[arrived]
 
 
 def globalised_surface(
@@ -76,10 +86,11 @@ def globalised_surface(
     rings = [manifold(ring) for ring in (*inner, *domain)]
     piece = torch.cat(rings[-rings_per_step:])
     alive = torch.ones(piece.shape[0], dtype=torch.bool)
+    carry = _carrier(manifold, T)
     for _ in range(num_steps):
         moved = torch.full_like(piece, math.nan)
         if bool(alive.any()):
-            carried, whole = _carried(piece[alive], T, manifold.kind)
+            carried, whole = carry(piece[alive])
             whole &= (carried - center.to(carried)).norm(dim=1) <= extent
             moved[alive] = torch.where(whole[:, None], carried, math.nan)
         piece, alive = moved, torch.isfinite(moved).all(dim=1)
@@ -96,24 +107,37 @@ def _require(manifold: InvariantManifold, T: GradientMap | Map, dimension: int, 
         raise ValueError(f"a stable {what} is carried on by the inverse of T, which only a GradientMap has here.")
 
 
-def _carried(piece: torch.Tensor, T: GradientMap | Map, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The points (m, d) under T, or under its inverse, and which of them arrived: (m,) bool."""
-    if kind == "unstable":
-        moved = batched(T, piece)(piece)
-        return moved, torch.isfinite(moved).all(dim=1) & (moved.norm(dim=1) < 1e6)
-    x = piece.clone()
-    step = batched(T, piece)
-    for _ in range(30):
-        rest = step(x) - piece
-        matrices = jacobians(T, x)
-        if not bool(torch.isfinite(matrices).all()):
-            break
-        move = torch.linalg.lstsq(matrices, rest[:, :, None]).solution[:, :, 0]
-        x = x - move
-        # Newton's steps square the error: after one of 1e-8 it is at rounding
-        if float(move.abs().max()) <= 1e-8 * max(1.0, float(x.abs().max())):
-            break
-    good = (step(x) - piece).norm(dim=1) <= 1e-9 * piece.norm(dim=1).clamp_min(1.0)
-    # beyond a singular Jacobian the inverse is not unique, and the curve would jump
-    good &= torch.linalg.eigvals(jacobians(T, x).nan_to_num(0.0)).real.amin(dim=1) > 0
-    return x, good
+Carrier = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def _carrier(manifold: InvariantManifold, T: GradientMap | Map) -> Carrier:
+    """Points (m, d) -> where T, or its inverse for a stable manifold, takes them, and which arrived: (m,) bool."""
+    probe = manifold.fixed_point + 0.1 * manifold.radius * torch.eye(manifold.fixed_point.numel()).to(
+        manifold.fixed_point
+    )
+    step = batched(T, probe)
+    if manifold.kind == "unstable":
+
+        def forward(piece: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            moved = step(piece)
+            return moved, torch.isfinite(moved).all(dim=1) & (moved.norm(dim=1) < 1e6)
+
+        return forward
+    slopes = batched_jacobians(T, probe)
+
+    def backward(piece: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = 2 * piece - step(piece)  # to first order the inverse
+        for _ in range(10):
+            # points that have no number stay none, and are told by `good`
+            matrices, rest = slopes(x).nan_to_num(0.0, 0.0, 0.0), (step(x) - piece).nan_to_num(0.0, 0.0, 0.0)
+            move = torch.linalg.lstsq(matrices, rest[:, :, None]).solution[:, :, 0]
+            x = x - move
+            # Newton's steps square the error: after one of 1e-8 it is at rounding
+            if float(move.abs().max()) <= 1e-8 * max(1.0, float(x.abs().max())):
+                break
+        good = (step(x) - piece).norm(dim=1) <= 1e-9 * piece.norm(dim=1).clamp_min(1.0)
+        # beyond a singular Jacobian the inverse is not unique, and the curve would jump
+        good &= torch.linalg.eigvals(slopes(x).nan_to_num(0.0, 0.0, 0.0)).real.amin(dim=1) > 0
+        return x, good
+
+    return backward

@@ -56,18 +56,24 @@ def _batched_gradients(F: Problem | Map, probe: torch.Tensor) -> Map:
     function: Any = F.model.function if isinstance(F, Problem) else F
 
     def by_columns(points: torch.Tensor) -> torch.Tensor:
-        columns = points.T.contiguous().requires_grad_()
-        with torch.enable_grad():
-            values = function(columns)
-            if values.shape != (points.shape[0],):
-                raise RuntimeError("the function does not act on columns one by one")
-            return torch.autograd.grad(values.sum(), columns, materialize_grads=True)[0].T
+        return _gradient_of_columns(function, points.T.contiguous().requires_grad_(), False).T
 
+    return by_columns if _agree(by_columns, probe, expected) else slopes
+
+
+def _gradient_of_columns(function: Any, columns: torch.Tensor, keep: bool) -> torch.Tensor:
+    with torch.enable_grad():
+        values = function(columns)
+        if values.shape != (columns.shape[1],):
+            raise RuntimeError("the function does not act on columns one by one")
+        return torch.autograd.grad(values.sum(), columns, create_graph=keep, materialize_grads=True)[0]
+
+
+def _agree(shortcut: Map, probe: torch.Tensor, expected: torch.Tensor) -> bool:
     try:
-        same = torch.allclose(by_columns(probe), expected, rtol=1e-10, atol=1e-12, equal_nan=True)
+        return torch.allclose(shortcut(probe), expected, rtol=1e-10, atol=1e-12, equal_nan=True)
     except (RuntimeError, IndexError, TypeError, ValueError):
-        return slopes
-    return by_columns if same else slopes
+        return False
 
 
 def jacobian(T: GradientMap | Map, point: torch.Tensor) -> torch.Tensor:
@@ -84,6 +90,47 @@ def jacobians(T: GradientMap | Map, points: torch.Tensor) -> torch.Tensor:
         return vmap(jacrev(T))(points)
     except (RuntimeError, NotImplementedError):  # no batching rule: one point at a time
         return torch.stack([jacobian(T, point) for point in points])
+
+
+def batched_jacobians(T: GradientMap | Map, probe: torch.Tensor) -> Map:
+    """(m, d) -> (m, d, d) DT of each point, by the same shortcut as `batched` where it holds at the probe."""
+
+    def general(points: torch.Tensor) -> torch.Tensor:
+        return jacobians(T, points)
+
+    if not isinstance(T, GradientMap) or (isinstance(T.F, Problem) and not T.F.is_function):
+        return general
+    function: Any = T.F.model.function if isinstance(T.F, Problem) else T.F
+    alpha = T.alpha
+
+    def by_columns(points: torch.Tensor) -> torch.Tensor:
+        columns = points.T.contiguous().requires_grad_()
+        gradient = _gradient_of_columns(function, columns, True)
+        rows = [
+            torch.autograd.grad(one.sum(), columns, retain_graph=True, materialize_grads=True)[0]
+            if one.requires_grad
+            else torch.zeros_like(columns)
+            for one in gradient
+        ]
+        identity = torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
+        return identity - alpha * torch.stack(rows).permute(2, 0, 1)
+
+    return by_columns if _agree(by_columns, probe, general(probe)) else general
+
+
+def steepest(F: Problem | Map, points: torch.Tensor) -> float:
+    """The gradient's steepest slope seen at points (m, d): in the Hessian at each, and between one and the next.
+
+    A lower bound of L over the region that they cover; nan where F has no gradient or Hessian.
+    """
+    T = GradientMap(F, 1.0)
+    curvatures = torch.eye(points.shape[1]).to(points) - batched_jacobians(T, points[:4])(points)
+    gradients = points - batched(T, points[:4])(points)
+    if not bool(torch.isfinite(curvatures).all() and torch.isfinite(gradients).all()):
+        return math.nan
+    distances = (points[1:] - points[:-1]).norm(dim=1).clamp_min(torch.finfo(points.dtype).tiny)
+    secants = (gradients[1:] - gradients[:-1]).norm(dim=1) / distances
+    return max(float(torch.linalg.eigvalsh(curvatures).abs().max()), float(secants.max()))
 
 
 def settle(

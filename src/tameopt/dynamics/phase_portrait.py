@@ -57,9 +57,9 @@ def portrait(
 
 
 def _steps(manifold: InvariantManifold) -> int:
-    """Steps that carry a curve a factor of 100 outwards, within our bounds: an inverse costs some ten steps."""
+    """Steps that carry a curve a factor of 100 outwards, and on into a maximum that it comes from; our bounds."""
     needed = int(math.log(100) / abs(math.log(abs(float(manifold.eigenvalues[0])))))
-    return min(30 if manifold.kind == "stable" else 200, max(10, needed))
+    return min(200, max(10, needed if manifold.kind == "unstable" else 2 * needed))
 
 
 def _within(curve: torch.Tensor, window: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -40,7 +40,13 @@ def draw(picture: Picture, ax: Axes | None = None) -> Axes:
     handles = [] if picture.image is None else _categories(picture.image)
     if handles or len([series for series in picture.series if series.label]) > 1:
         handles += axes.get_legend_handles_labels()[0]
-        axes.legend(handles=handles, facecolor="white" if picture.image is None else "lightgray")
+        if picture.image is None:
+            axes.legend(handles=handles)
+        else:
+            # a field fills its axes: there is no room on it that shows nothing
+            axes.legend(
+                handles=handles, facecolor="lightgray", fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1.0)
+            )
     return axes
 
 
