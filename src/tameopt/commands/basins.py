@@ -89,7 +89,11 @@ def _print(document: dict[str, Any]) -> None:
     for row in document["attractors"]:
         place = ", ".join(f"{number:.4g}" for number in row["theta"])
         table.add_row(f"({place})", f"{row['share']:.4f}", f"{row['rate']:.4f}")
-    for name, words in (("none", "none in time"), ("left", "infinity"), ("elsewhere", "no isolated minimum")):
+    for name, words in (
+        ("none", "none in time"),
+        ("left", "infinity, or out of where F is a number"),
+        ("elsewhere", "no isolated minimum"),
+    ):
         if document[name] > 0:
             table.add_row(words, f"{document[name]:.4f}", "")
     console.print(table)

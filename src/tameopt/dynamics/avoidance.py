@@ -68,6 +68,9 @@ class Avoidance:
         # what is open may be anything: it counts against avoidance
         high = proportion_interval(open_ends, self.starts, self.confidence)[1]
         rest = f", {open_ends:,} did not settle" if open_ends else ""
+        flat = self.counts.get("degenerate", 0)
+        if flat:
+            rest += f", {flat:,} went to degenerate points next to which no lower value was found"
         return (
             f"None of {self.starts:,} starts went to a saddle{rest}: its probability is below {high:.2g} ({percent})."
         )

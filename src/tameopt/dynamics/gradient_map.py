@@ -202,12 +202,20 @@ class GradientMap:
             if not _is_defined(problem, x):
                 raise ValueError(f"F and its gradient must be finite at the points, at number {number} they are not.")
         found = [spectrum(problem, x, 1, max_products=80) for x in where]
+        lost = [number for number, one in enumerate(found) if one.eigenvalues.numel() == 0]
+        if lost:
+            reason = f"the Hessian is not finite at point number {lost[0]}: {found[lost[0]].failure}"
+            return Diffeomorphism(Verdict.UNKNOWN, math.inf, {}, reason)
         tops = [self.alpha * one.lambda_max for one in found]
         alpha_l = max(self.alpha * one.norm for one in found)
         below = [j for j, one in enumerate(found) if tops[j] + self.alpha * max(one.missed, one.noise) < 1]
         above = [j for j, one in enumerate(found) if tops[j] - self.alpha * float(one.errors[-1]) > 1]
         if below and above:
             return self._singular_between(problem, where[below[0]], where[above[0]], alpha_l)
+        possible = max(self.alpha * (one.norm + max(one.missed, one.noise)) for one in found)
+        if alpha_l < 1 <= possible:
+            reason = f"alpha L >= {alpha_l:.3g} was found, but up to {possible:.3g} may have been missed (99%)"
+            return Diffeomorphism(Verdict.UNKNOWN, alpha_l, {}, reason)
         if alpha_l < 1:
             reason = (
                 f"alpha L = {alpha_l:.3g} < 1 at {len(found)} points: invertible around them; everywhere only if L "
@@ -260,8 +268,12 @@ class GradientMap:
                     continue
                 distance = float((other - x).norm())
                 gap = float((other - self.alpha * problem.gradient(other) - image).norm())
+                size = max(1.0, float(image.norm()))
+                # x^5 maps 0.002 to 0 within rounding and yet is one to one: how far off the exact preimage may be
+                slope = float(torch.linalg.svdvals(self.jacobian(other)).min())
+                off = max(gap, torch.finfo(problem.dtype).eps * size) / max(slope, 1e-300)
                 # far apart against the accuracy of both: our choice of a margin
-                if distance > 1e-3 * max(1.0, float(x.norm())) and gap <= 1e-9 * max(1.0, float(image.norm())):
+                if distance > 1e-3 * max(1.0, float(x.norm()), 1e6 * off) and gap <= 1e-9 * size:
                     return {
                         "kind": "two preimages",
                         "x": x.tolist() if problem.dim <= 1000 else [],
