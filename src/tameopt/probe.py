@@ -162,3 +162,17 @@ def probe(
         ) from error
     check_deterministic(model, evaluate, batch)
     return check_reduction(evaluate, batch, declared)
+
+
+def require_a_function(F: Callable[[torch.Tensor], torch.Tensor], theta0: torch.Tensor) -> None:
+    """Raises ValueError unless F(theta0) is a scalar tensor, NotDeterministicError when a second call gives another."""
+    with torch.no_grad():
+        value, again = F(theta0), F(theta0)
+    if not isinstance(value, torch.Tensor) or value.ndim != 0:
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise ValueError(f"F must return a scalar tensor, got {shape}.")
+    if not torch.equal(torch.nan_to_num(value), torch.nan_to_num(again)):
+        raise NotDeterministicError(
+            f"F must be one number for one theta, but two evaluations gave {float(value):g} and {float(again):g}: "
+            "draw its random numbers once, outside of F."
+        )

@@ -20,7 +20,7 @@ from tameopt.hessian_modes import HessianMode, HessianProducts, exact_attention,
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.loss_module import BatchLoss, Function, Loss, structure_copy, trainable, unwrapped
 from tameopt.parameter_vector import flattened, shapes_of, split
-from tameopt.probe import Reduction, probe
+from tameopt.probe import Reduction, probe, require_a_function
 from tameopt.sample_gradients import gradients_of_samples
 from tameopt.sharing import Sharing, total_of
 
@@ -137,11 +137,7 @@ class Problem:
             raise ValueError(
                 f"theta0 must be a non-empty floating vector, got shape {tuple(theta0.shape)} of {theta0.dtype}."
             )
-        with torch.no_grad():
-            value = F(theta0)
-        if not isinstance(value, torch.Tensor) or value.ndim != 0:
-            shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise ValueError(f"F must return a scalar tensor, got {shape}.")
+        require_a_function(F, theta0)
         problem = cls(Function(F, theta0), lambda: theta0, None, name=name, initial_law=initial_law)
         problem.known = known
         return problem

@@ -330,3 +330,9 @@ def test_the_reduction_of_a_loss_of_rounding_is_taken_as_declared() -> None:
     target = (model(x) + 1e-15).detach()
     problem = Problem(model, lambda out, y: (out - y).square().sum(), (x, target), reduction="sum")
     assert problem.reduction == "sum"
+
+
+def test_a_function_that_draws_random_numbers_is_refused():
+    with pytest.raises(NotDeterministicError, match="F must be one number for one theta, but two evaluations gave"):
+        Problem.from_function(lambda t: t.square().sum() + torch.rand(()), torch.ones(2))
+    assert Problem.from_function(lambda t: torch.sqrt(t).sum(), -torch.ones(2)).value().isnan()  # NaN is no chance

@@ -110,6 +110,14 @@ def test_starts_stay_where_f_is_a_number():
     assert found.counts == (4,) and found.unfinished == 1 and found.gradient_flat.shape[0] == 0
 
 
+@pytest.mark.parametrize("F", [lambda t: torch.sqrt(t).sum(), lambda t: torch.log(t[0]) + t[1] ** 2])
+def test_a_gradient_that_fades_at_infinity_is_no_gradient_flat_point(F):
+    """No critical point at all, and norm(g) falls for ever: the search does not finish, and says so."""
+    starts = torch.tensor([[0.5, 0.2], [2.0, 1.0], [-1.0, 1.0]], dtype=F64)
+    found = tame.curvature.find_critical_points(problem_of(F, 2), starts)
+    assert len(found) == 0 and found.gradient_flat.shape[0] == 0 and found.unfinished == 3
+
+
 def test_gradient_flat_points_are_told_apart():
     """t^3/3 + t has no critical point, yet norm(g)^2 is stationary at 0, where H = 0 and g = 1."""
     found = tame.curvature.find_critical_points(

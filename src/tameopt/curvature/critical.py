@@ -173,7 +173,10 @@ class _Search:
             critical = norms <= self.tolerance * size * here.norm(dim=1).clamp_min(1.0)
             # H g = 0 to working accuracy with g itself not small: no step of this model reduces norm(g)
             pull = (values * inner).norm(dim=1)
-            no_way = ~critical & (pull <= 1e-6 * size * norms)
+            # nor does the gradient change on theta's own scale, as it does on the way to infinity
+            no_way = (
+                ~critical & (pull <= 1e-6 * size * norms) & (pull * here.norm(dim=1).clamp_min(1) <= 1e-3 * norms)
+            )
             done[active[critical]] = True
             flat[active[no_way]] = True
             scaled = damping[active, None] * size[:, None] ** 2
@@ -198,7 +201,9 @@ class _Search:
             operator = self.problem.hessian(thetas[place])
             pulled = operator @ g
             size = float((operator @ pulled).norm() / pulled.norm().clamp_min(1e-300))
-            result[place] = float(pulled.norm()) <= 1e-3 * max(size, 1e-300) * float(g.norm())
+            stretch = max(1.0, float(thetas[place].norm()))
+            flat = float(pulled.norm()) <= 1e-3 * max(size, 1e-300) * float(g.norm())
+            result[place] = flat and stretch * float(pulled.norm()) <= 1e-3 * float(g.norm())
         return result
 
 

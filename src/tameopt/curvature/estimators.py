@@ -53,7 +53,7 @@ def trace(
     generator = generator or torch.Generator().manual_seed(0)
     if operator.dim <= products:
         exact = float(operator.product(torch.eye(operator.dim).to(operator.device, operator.dtype)).diagonal().sum())
-        return Estimate(exact, 0.0, operator.dim, operator.dim)
+        return Estimate(exact, 0.0 if math.isfinite(exact) else math.nan, operator.dim, operator.dim)
     third = products // 3
     basis = torch.linalg.qr(operator.product(_signs(operator, third, generator)))[0]
     head = float((basis * operator.product(basis)).sum().double())

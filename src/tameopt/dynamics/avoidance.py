@@ -68,6 +68,9 @@ class Avoidance:
         # what is open may be anything: it counts against avoidance
         high = proportion_interval(open_ends, self.starts, self.confidence)[1]
         rest = f", {open_ends:,} did not settle" if open_ends else ""
+        left = self.counts.get("left", 0)
+        if left:
+            rest += f", {left:,} went to infinity or out of where F is a number"
         flat = self.counts.get("degenerate", 0)
         if flat:
             rest += f", {flat:,} went to degenerate points next to which no lower value was found"
