@@ -165,7 +165,7 @@ def probe(
 
 
 def require_a_function(F: Callable[[torch.Tensor], torch.Tensor], theta0: torch.Tensor) -> None:
-    """Raises ValueError unless F(theta0) is a scalar tensor, NotDeterministicError when a second call gives another."""
+    """Raises ValueError unless F(theta0) is a scalar tensor, NotDeterministicError when not the same twice."""
     with torch.no_grad():
         value, again = F(theta0), F(theta0)
     if not isinstance(value, torch.Tensor) or value.ndim != 0:
