@@ -16,7 +16,8 @@ def double_well(t):
 def drawn(F):
     T = tame.dynamics.GradientMap(F, 0.1)
     axis = torch.linspace(-1.5, 1.5, 8, dtype=F64)
-    picture = tame.dynamics.portrait(tame.dynamics.basins(T, (axis, axis)), T, [torch.zeros(2, dtype=F64)])
+    found = tame.dynamics.basins(T, (axis, axis), num_steps=1000)
+    picture = tame.dynamics.portrait(found, T, [torch.zeros(2, dtype=F64)])
     return picture, {series.label: series for series in picture.series}
 
 
