@@ -6,9 +6,9 @@ log, l0 and tv1d answer otherwise: another algorithm, an approximate one, or ano
 
 Every peer is timed against ours alone, each in a process of its own (a library's memory is no other's), in turn:
 ours, peer, peer, ours and then the other way about. Each call comes right after one of its own that is not timed, so
-that it finds the memory and the caches that itself left; all return a fresh array, freed before the next call, and the
-page faults of it are counted. The ratio is the median over the groups of four. `out=` (into a buffer, which the peers
-do not have) is timed against ours in the same way.
+that it finds the memory and the caches that itself left; all return a fresh array, freed before the next call, and
+the page faults of it are counted. The ratio is the median over the groups of four. `out=` (into a buffer, which the
+peers do not have) is timed against ours in the same way.
 
     python benchmarks/prox.py [--device cuda] [l2 ...]   # pip install --no-deps pyproximal pylops proxtorch
 """

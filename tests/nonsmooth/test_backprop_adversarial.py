@@ -1,25 +1,33 @@
 """Programs that try to make check_backprop claim what is false, judged by gradients sampled around the point."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
 import tameopt as tame
 from tameopt.evidence import Verdict
-from tameopt.nonsmooth import check_backprop, min_norm, safe_gradient
+from tameopt.nonsmooth import check_backprop, min_norm, safe_gradient, subdifferential
+from tameopt.nonsmooth.subgradient_flow import inclusion
 
 TIE = torch.tensor([1.0, 1.0, -2.0], dtype=torch.float64)
 ZERO = torch.zeros(3, dtype=torch.float64)
 
 
-def _sampled_distance(F, x, gradient, size=1e-4, samples=150):
-    """From a vector to the hull of gradients at random points near x: all cells of a small piecewise-linear F."""
+def _sampled(F, x, size=1e-4, samples=150):
+    """Gradients at random points near x: those of all cells of a small piecewise-linear F."""
     generator = torch.Generator().manual_seed(0)
     seen = []
     for _ in range(samples):
         at = (x + size * torch.randn(len(x), dtype=x.dtype, generator=generator)).requires_grad_()
         seen.append(torch.autograd.grad(F(at), at)[0])
-    return min_norm(torch.stack(seen) - gradient).distance
+    return torch.stack(seen)
+
+
+def _sampled_distance(F, x, gradient):
+    """From a vector to the hull of the sampled gradients."""
+    return min_norm(_sampled(F, x) - gradient).distance
 
 
 def _in_place(x):
@@ -39,6 +47,12 @@ def _copied(x):
 
 def _equal_branches(x):
     return torch.where(x > 0, 2 * x, 2 * x).sum() + torch.where(x >= x, x, -x).sum()
+
+
+def _one_function(x):
+    y = x.flip(0).flip(0)
+    kinks = torch.where(x < y, 5 * x, x) + torch.where(x <= y, x, 7 * x) + torch.where(x > y, 9 * x, -x)
+    return kinks.sum() + torch.where(x.abs() >= y.abs(), x, -x).sum()
 
 
 def _where_is_abs(x):
@@ -112,13 +126,42 @@ def test_no_claim_is_false(program, point):
 
 
 @pytest.mark.parametrize("point", [TIE, ZERO], ids=["ties", "zero"])
-@pytest.mark.parametrize("program", [_in_place, _where_is_abs, _shared, _deep_abs, _swapped_windows, _views])
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_the_safe_gradient_is_one(program, point):
     try:
         found = safe_gradient(program, point.clone())
     except ValueError:  # an operator without a row is refused
         return
     assert _sampled_distance(program, point, found) < 1e-3
+
+
+@pytest.mark.parametrize("point", [TIE, ZERO], ids=["ties", "zero"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_no_set_is_too_large_or_too_small(program, point):
+    """Where the Clarke set is said to be exact, its support function is the sampled gradients'."""
+    try:
+        clarke = subdifferential(program, point.long().tolist())
+    except ValueError:  # an operator without an exact calculus is refused
+        return
+    seen = _sampled(program, point)
+    assert clarke.status == "exact"
+    for direction in torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)):
+        assert float(clarke.support(direction.tolist())) == pytest.approx(float((seen @ direction).max()), abs=1e-9)
+    assert all(clarke.distance(g) < 1e-9 for g in seen[:5])
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_no_flow_gains_height_or_breaks_the_chain_rule(program):
+    """A solution of the inclusion loses the integral of its squared speed, and starts and falls as sampled."""
+    try:
+        flow = inclusion(program, [1, 1, -2], [0.0, 0.05, 0.1, 0.3])
+    except ValueError:
+        return
+    assert abs(flow.energy_defect) <= 1e-12 and abs(flow.chain_rule_defect) <= 1e-12
+    values = [float(program(torch.from_numpy(point))) for point in flow.points]
+    assert all(after <= before + 1e-12 for before, after in itertools.pairwise(values))
+    velocity = -torch.tensor([float(entry) for entry in flow.events[0].velocity], dtype=torch.float64)
+    assert _sampled_distance(program, TIE, velocity) < 1e-9
 
 
 def _pooled(images, weight, head, *, bias=0.5):

@@ -171,11 +171,11 @@ def _pool(places: torch.Tensor, x: torch.Tensor, *args: Any) -> tuple[torch.Tens
     return chosen, places
 
 
-def _compare(sign: int) -> tuple[Any, Any]:
+def _compare(sign: int, strict: bool) -> tuple[Any, Any]:
+    """sign * a above sign * b; where h does not tell them apart they are one function, and only <= and >= hold."""
+
     def choose(a: torch.Tensor, b: Any) -> torch.Tensor:
-        if sign > 0:
-            return _above(a, b)
-        return ~_above(a, b)
+        return _above(sign * a, sign * b) if strict else ~_above(-sign * a, -sign * b)
 
     return choose, lambda side, a, b: side
 
@@ -209,13 +209,13 @@ ROWS: dict[str, tuple[Any, Any]] = {
     "aten.sort.stable": (_sort_order, _sort),
     "aten.topk.default": (_topk_order, _topk),
     "aten.max_pool2d_with_indices.default": (_pool_choice, _pool),
-    "aten.gt.Scalar": _compare(1),
-    "aten.gt.Tensor": _compare(1),
-    "aten.ge.Scalar": _compare(1),
-    "aten.ge.Tensor": _compare(1),
-    "aten.lt.Scalar": _compare(-1),
-    "aten.lt.Tensor": _compare(-1),
-    "aten.le.Scalar": _compare(-1),
-    "aten.le.Tensor": _compare(-1),
+    "aten.gt.Scalar": _compare(1, True),
+    "aten.gt.Tensor": _compare(1, True),
+    "aten.ge.Scalar": _compare(1, False),
+    "aten.ge.Tensor": _compare(1, False),
+    "aten.lt.Scalar": _compare(-1, True),
+    "aten.lt.Tensor": _compare(-1, True),
+    "aten.le.Scalar": _compare(-1, False),
+    "aten.le.Tensor": _compare(-1, False),
     # a branch chosen by a comparison is differentiated exactly once the comparison is decided
 }

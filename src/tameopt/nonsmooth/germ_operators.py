@@ -20,10 +20,14 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Comparison:
-    """a > b, entry by entry, kept as the difference until a `where` reads it. sign: +1 for >, -1 for <."""
+    """a > b, entry by entry, kept as the difference until a `where` reads it. sign: +1 for >, -1 for <.
+
+    equal: what it is where a and b are one function.
+    """
 
     difference: Array
     sign: int
+    equal: bool
 
 
 def entries_of(circuit: Circuit, tensor: torch.Tensor) -> Array:
@@ -194,6 +198,8 @@ def _where(condition: Any, a: Any, b: Any) -> Array:
         return np.where(np.asarray(condition, dtype=bool), a, b)
 
     def one(difference: Entry, x: Entry, y: Entry) -> Entry:
+        if difference.is_constant and difference.value == 0:
+            return x if condition.equal else y
         if difference.is_constant:
             return x if difference.value * condition.sign > 0 else y
         side = difference.circuit.side(difference)
@@ -282,8 +288,8 @@ def _mse(x: Array, y: Array, reduction: int = 1) -> Array:
     return squares if reduction == 0 else _mean(squares) if reduction == 1 else _sum(squares)
 
 
-def _compared(sign: int) -> Callable[..., Comparison]:
-    return lambda a, b: Comparison(_scaled_pair(-1)(a, b), sign)
+def _compared(sign: int, equal: bool) -> Callable[..., Comparison]:
+    return lambda a, b: Comparison(_scaled_pair(-1)(a, b), sign, equal)
 
 
 _TABLE: dict[str, Callable[..., Any]] = {
@@ -320,7 +326,8 @@ _TABLE: dict[str, Callable[..., Any]] = {
     "unsqueeze": lambda x, dim: np.expand_dims(x, dim if dim >= 0 else x.ndim + 1 + dim),
     "cat": lambda parts, dim=0: np.concatenate(parts, axis=dim), "stack": lambda p, dim=0: np.stack(p, axis=dim),
     "unbind": lambda x, dim=0: list(np.moveaxis(x, dim, 0)), "index": _index,
-    "where": _where, "gt": _compared(1), "ge": _compared(1), "lt": _compared(-1), "le": _compared(-1),
+    "where": _where, "gt": _compared(1, False), "ge": _compared(1, True), "lt": _compared(-1, False),
+    "le": _compared(-1, True),
 }  # fmt: skip
 
 
