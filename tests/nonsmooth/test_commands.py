@@ -35,6 +35,13 @@ def test_clarke_in_words_and_a_picture(run, tmp_path):
     assert (tmp_path / "sets.svg").stat().st_size > 1000
 
 
+def test_a_flow_along_a_circle_is_told_with_its_bound(run):
+    words = ("clarke", "-q", "relu(x**2 + y**2 - 1) + x", "--at", "0,2", "--flow", "1")
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "(bundle, within 0.0" in out and "if F is convex)" in out
+
+
 def test_clarke_of_backprop_that_is_wrong(run):
     assert "REFUTED" in run("clarke", "relu(x) - relu(-x)")[1]
 

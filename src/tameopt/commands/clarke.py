@@ -101,7 +101,8 @@ def _formula(
         followed = _flow(F, x, variables, time, alpha)
         document["flow"] = {
             "status": followed.flow.status, "unique": followed.flow.unique, "events": followed.flow.events,
-            "energy_defect": followed.flow.energy_defect, "alpha": alpha, "iterates": followed.iterates.tolist(),
+            "energy_defect": followed.flow.energy_defect, "error": followed.flow.error,
+            "alpha": alpha, "iterates": followed.iterates.tolist(),
             "distance": followed.distance,
         }  # fmt: skip
         lines += _flow_words(followed)
@@ -138,7 +139,8 @@ def _flow(F: Any, x: list[Any], names: tuple[str, ...], time: float, alpha: floa
 
 
 def _flow_words(found: Any) -> list[str]:
-    lines = [f"  flow to t = {found.flow.times[-1]:g} ({found.flow.status}):"]
+    near = f", within {found.flow.error:.3g} if F is convex" if found.flow.status == "bundle" else ""
+    lines = [f"  flow to t = {found.flow.times[-1]:g} ({found.flow.status}{near}):"]
     for event in found.flow.events:
         at, velocity = (", ".join(map(str, point)) for point in (event.x, event.velocity))
         others = f", or {len(event.alternatives)} other velocities" if event.alternatives else ""
