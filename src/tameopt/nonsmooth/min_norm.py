@@ -6,6 +6,7 @@ and the velocity of the subgradient flow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -99,7 +100,7 @@ def _float_min_norm(points: np.ndarray) -> MinNorm:
     largest = float(np.abs(points).max())
     if largest == 0.0:
         return MinNorm(np.zeros(d), np.eye(1, m)[0], 0.0, 0.0, 0.0, 0)
-    scale = 2.0 ** (np.frexp(largest)[1] - 1)  # a power of two: dividing by it rounds nothing
+    scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)  # a power of two: dividing by it rounds nothing
     unit = points / scale
     full, point, iterations = _solved(unit)
     products = unit @ point
