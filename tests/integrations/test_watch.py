@@ -273,6 +273,7 @@ def test_a_disk_that_fills_stops_the_record_and_not_the_training(
         write(run, steps, columns)
 
     monkeypatch.setattr(tame.Run, "record_many", full)
+    monkeypatch.setattr(Watch, "_plan", lambda watching: (1, 1))  # each step is sampled and probed
     plain, watched = network(), network()
     train(plain, 30, None)
     with caplog.at_level(logging.WARNING, logger="tameopt"):

@@ -53,3 +53,22 @@ def test_two_backward_passes_of_a_step_are_both_in_its_gradient(tmp_path: Path) 
             optimizer.step()
     steps, recorded = watching.run.series("gradient_norm_before_clipping")
     assert steps.size and recorded == pytest.approx([norms[step] for step in steps], rel=1e-5)
+
+
+def test_a_compiled_step_calls_the_hooks_outside_its_graphs(tmp_path: Path) -> None:
+    model, loss_fn = nn.Linear(6, 3), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch._dynamo.reset()
+    step = torch.compile(optimizer.step, backend="eager")
+    watching = tame.watch(model, optimizer, loss_fn, (X, Y), out=tmp_path, budget=0.1, window_steps=3)
+    norms = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss_fn(model(X), Y).backward()
+        norms.append(float(torch.cat([one.grad.reshape(-1) for one in model.parameters()]).norm()))  # type: ignore[union-attr]
+        step()
+    watching.close()
+    assert watching.run.meta["steps_done"] == 40
+    steps, recorded = watching.run.series("gradient_norm")
+    assert steps.size and recorded == pytest.approx([norms[one] for one in steps], rel=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4  # the hooks come and go, the graphs stay

@@ -95,11 +95,9 @@ class Samples:
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """A loss of the coming step; several, when gradients are accumulated, are averaged."""
-        begun = time.perf_counter()
         value = loss.detach().mean()
         self._loss = value if self._loss is None else self._loss + value
         self._losses += 1
-        self.hook_seconds += time.perf_counter() - begun
 
     def take(self, step: int, plan: Plan) -> Plan:
         """Put the numbers of this step into the buffer; returns the plan that holds for all ranks."""

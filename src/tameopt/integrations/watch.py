@@ -22,7 +22,7 @@ from torch import nn
 from tameopt.batches import Batch, batches_of, size_of
 from tameopt.evidence import Finding
 from tameopt.integrations._budget import Budget, parse_share
-from tameopt.integrations._optimizer import arguments_of, innermost
+from tameopt.integrations._optimizer import arguments_of, innermost, out_of_graphs
 from tameopt.integrations._probes import Probes
 from tameopt.integrations._ranks import GATHERED_BYTES, Alone, Plan, Sharded, plain_copy, sharded
 from tameopt.integrations._record import Record, free_folder
@@ -67,7 +67,8 @@ class Watch:
         self._next_probe = 0
         self._closed = False
         self._optimizer, self._loss = optimizer, loss_fn if isinstance(loss_fn, nn.Module) else None
-        self._counting = optimizer.register_step_post_hook(self._after_step)
+        self._counting = optimizer.register_step_post_hook(out_of_graphs(self._after_step))
+        self._pre_hook = out_of_graphs(self._before_step)
         self._looking: list[Any] = []  # hooks that stand only while a step is sampled or a window is open
         self._quiet_until = 0  # before this many steps `_after_step` only counts
         self._arm()
@@ -216,7 +217,7 @@ class Watch:
         self._armed, self._quiet_until = True, 0
         self._samples.arm()
         if not self._looking:
-            self._looking.append(self._optimizer.register_step_pre_hook(self._before_step))
+            self._looking.append(self._optimizer.register_step_pre_hook(self._pre_hook))
             if self._loss is not None:
                 self._looking.append(self._loss.register_forward_hook(self._see_loss))
 
