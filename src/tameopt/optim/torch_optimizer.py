@@ -37,8 +37,8 @@ from tameopt.optim.step_layout import (
 )
 
 _UNTRACED = (
-    "a step of tameopt is a compiled kernel already, which torch.compile leaves as it is: leave out fullgraph=True, or "
-    "compile the forward and backward pass and call optimizer.step() outside."
+    "a step of tameopt is a compiled kernel already, which torch.compile leaves as it is: leave out fullgraph=True, "
+    "or compile the forward and backward pass and call optimizer.step() outside."
 )
 
 
