@@ -75,7 +75,7 @@ def _judged(context):
     found = {finding.claim: finding for finding in ANALYSIS.analyse(context).findings}
     rest = [
         Finding(claim, Verdict.PROVED, "taken for granted", evidence(), Scope.GLOBAL)
-        for claim in ("F.tame", "F.bounded_below", "F.C1", "iterates.bounded")
+        for claim in ("F.tame", "F.bounded_below", "F.C2", "iterates.bounded")
     ]
     return found, judge(entry("proximal-alternating"), [*found.values(), *rest])
 
@@ -100,7 +100,7 @@ def test_palm_with_computed_moduli_applies(tmp_path):
     assert found[PENALTY].verdict is Verdict.PROVED
     assert found[STEP].verdict is Verdict.MEASURED
     assert found[STEP].evidence.estimate == pytest.approx(1 / 1.1, rel=2e-3)  # a quadratic in each block
-    assert judgement.outcome is Outcome.LOCALLY
+    assert judgement.outcome is Outcome.AS_MEASURED
 
 
 def test_palm_with_a_modulus_that_is_too_small_is_refuted(tmp_path):
@@ -116,6 +116,18 @@ def test_palm_with_a_modulus_that_is_too_small_is_refuted(tmp_path):
     assert found[METHOD].verdict is Verdict.MEASURED
     assert found[STEP].verdict is Verdict.REFUTED
     assert found[STEP].evidence.estimate == pytest.approx(1.6, rel=2e-3)
+    assert judgement.outcome is Outcome.FAILS
+
+
+def test_a_loss_with_kinks_is_outside(tmp_path):
+    """The proof compares gradients at consecutive iterates: a descent inequality alone does not carry it."""
+    context = _recorded(tmp_path, lambda model: PALM(_blocks(model)))
+    kinks = Finding("F.C2", Verdict.REFUTED, "a relu", Evidence(method="test", witness={"at": 0}), Scope.GLOBAL)
+    rest = [
+        Finding(claim, Verdict.PROVED, "taken for granted", evidence(), Scope.GLOBAL)
+        for claim in ("F.tame", "F.bounded_below", "iterates.bounded")
+    ]
+    judgement = judge(entry("proximal-alternating"), [*ANALYSIS.analyse(context).findings, *rest, kinks])
     assert judgement.outcome is Outcome.FAILS
 
 
@@ -147,7 +159,7 @@ def test_proximal_gradient(tmp_path, lr):
     context = _recorded(tmp_path, make)
     found, judgement = _judged(context)
     assert found[METHOD].verdict is Verdict.MEASURED, found[METHOD].statement
-    wanted = (Verdict.MEASURED, Outcome.LOCALLY) if lr == 0.2 else (Verdict.REFUTED, Outcome.FAILS)
+    wanted = (Verdict.MEASURED, Outcome.AS_MEASURED) if lr == 0.2 else (Verdict.REFUTED, Outcome.FAILS)
     assert (found[STEP].verdict, judgement.outcome) == wanted
 
 
