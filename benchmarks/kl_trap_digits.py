@@ -3,7 +3,7 @@
     python benchmarks/kl_trap_digits.py [initial] [limit] [wide] [online] [deep] [start] [flow] [margin]     (or all)
     python benchmarks/kl_trap_digits.py --quick [...]                                     (the rows of n <= 50)
 
-`docs/kl_certificates.md` is what the command without arguments prints (about an hour on one core, 17 GiB for `wide`,
+`docs/kl_certificates.md` is what the command without arguments prints (twenty minutes on one core, 17 GiB for `wide`,
 each part may be printed alone). Each row states its verdict; PROVED means that the separate checker replayed it.
 Protocol: `tameopt.kl.digits_trap.PREPROCESSING`; mean squared error (u = output - label). Du et al.'s width is their
 bound with constant 1 and delta = 0.1. Held-out error: sign errors on the digits after the first n, at the certified
