@@ -125,6 +125,15 @@ def test_the_scale_is_that_of_all_samples_whatever_the_batches():
         assert float(problem.value()) == pytest.approx(found.scale * norm, rel=1e-12)
 
 
+def test_a_factor_that_changes_with_the_size_of_the_batch_is_refused():
+    def loss(f, y):
+        return (f - y).square().mean() * (2.0 if len(y) == 13 else 1.0)
+
+    X = torch.randn(33, 3, generator=GENERATOR, dtype=torch.float64)
+    problem = Problem(nn.Linear(3, 2).double(), loss, (X, X[:, :2]), batch_size=20)
+    assert "changes with the size of the batch" in least_squares(problem).reason
+
+
 def test_targets_that_are_no_numbers_are_refused():
     problem = Problem(nn.Linear(3, 2), nn.CrossEntropyLoss(), (torch.ones(4, 3), torch.zeros(4, dtype=torch.long)))
     assert "floating" in least_squares(problem).reason

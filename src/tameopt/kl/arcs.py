@@ -73,3 +73,19 @@ def arc_claim(rows: list[Any], theta: Fraction, branch: HalfBranch) -> dict[str,
         "terms": rows, "theta": str(theta), "modulus": modulus, "arc": arc,
         "between": [str(end) for end in between],
     }  # fmt: skip
+
+
+def along_lines(f: Polynomial, squared: dict[Any, Fraction]) -> list[tuple[Fraction, str]]:
+    """Ratios along lines, for functions whose gradient norm is a function of f itself (the talweg is the plane)."""
+    found = []
+    for a, b in ((1, 0), (0, 1), (1, 1), (1, 2), (2, -1)):
+        orders = []
+        for terms in (f.terms, squared):
+            along: dict[int, Fraction] = {}
+            for (i, j), c in terms.items():
+                along[i + j] = along.get(i + j, Fraction(0)) + c * a**i * b**j
+            orders.append(min((k for k, c in along.items() if c), default=0))
+        if all(orders):
+            x, y = f.variables
+            found.append((Fraction(orders[1], 2 * orders[0]), f"the line ({x}, {y}) = ({a}t, {b}t)"))
+    return found

@@ -18,7 +18,7 @@ from typing import Any
 
 from tameopt.evidence import Certificate, Verdict
 from tameopt.extras import require
-from tameopt.kl.arcs import arc_claim, monomial_arcs
+from tameopt.kl.arcs import along_lines, arc_claim, monomial_arcs
 from tameopt.kl.level_sets import LAST_LEVEL, simplest, worst_arc
 from tameopt.kl.piecewise import by_pieces, has_kinks
 from tameopt.kl.polynomial import Polynomial, Terms, add, multiply, polynomial
@@ -312,7 +312,7 @@ def _bivariate(f: Polynomial) -> Exponent:
                 arcs |= {_named(branch, f.variables): branch for branch in branches}
                 candidates += [(ratio_of(branch), _named(branch, f.variables)) for branch in branches]
         else:
-            candidates += _along_lines(f, squared)
+            candidates += along_lines(f, squared)
     except UndecidedBranchError as error:
         return Exponent(None, max([lower, *(c for c, _ in candidates)]), upper, Verdict.UNKNOWN, "", str(error))
     if not candidates:
@@ -341,22 +341,6 @@ def _terms(pairs: Mapping[tuple[int, int], Fraction]) -> Terms:
 def _named(branch: HalfBranch, variables: Sequence[str]) -> str:
     x, y = variables
     return str(branch).replace("x", "\0").replace("y", y).replace("\0", x)
-
-
-def _along_lines(f: Polynomial, squared: dict[Any, Fraction]) -> list[tuple[Fraction, str]]:
-    """Ratios along lines, for functions whose gradient norm is a function of f itself (the talweg is the plane)."""
-    found = []
-    for a, b in ((1, 0), (0, 1), (1, 1), (1, 2), (2, -1)):
-        orders = []
-        for terms in (f.terms, squared):
-            along: dict[int, Fraction] = {}
-            for (i, j), c in terms.items():
-                along[i + j] = along.get(i + j, Fraction(0)) + c * a**i * b**j
-            orders.append(min((k for k, c in along.items() if c), default=0))
-        if all(orders):
-            x, y = f.variables
-            found.append((Fraction(orders[1], 2 * orders[0]), f"the line ({x}, {y}) = ({a}t, {b}t)"))
-    return found
 
 
 def _to_flint(source: Polynomial | Mapping[Any, Fraction]) -> Any:

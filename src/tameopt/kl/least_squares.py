@@ -41,17 +41,23 @@ def least_squares(problem: Problem, seed: int = 0) -> LeastSquares:
     if problem.is_function or problem.forward is not None or problem.loss is None:
         return LeastSquares(False, reason="the problem has no loss(output, target) to look into")
     scale: Fraction | None = None
+    seen: set[torch.Size] = set()
     for batch in problem.batches:
+        if scale is not None and not problem.batches.indexable:
+            break  # streamed: a look at all of it is dear, and no certificate holds there anyway
         target = batch[-1]
         if not isinstance(target, torch.Tensor) or not target.is_floating_point():
             return LeastSquares(False, reason="the targets are not floating tensors")
+        if target.shape in seen:
+            continue  # a trace that reads no values is that of every batch of its shape
+        seen.add(target.shape)
         if not float(target.abs().max()) < LARGEST:
             return LeastSquares(False, reason=f"the targets must be below {LARGEST:g} in size to be looked into")
         found = _of_batch(problem, batch, target)
         if isinstance(found, str):
             return LeastSquares(False, reason=found)
         if scale is not None and found != scale:
-            return LeastSquares(False, reason="its factor changes from batch to batch")
+            return LeastSquares(False, reason="its factor changes with the size of the batch")
         scale = found
     if scale is None:
         return LeastSquares(False, reason="there are no data")

@@ -63,16 +63,14 @@ def operators_of(
         return "the network is hidden: the problem must be given as model, loss(output, target) and (input, target)"
     if not problem.batches.indexable:
         return "the samples cannot be held in memory"
-    changed = altered(problem.model)
-    if changed and "replaced" not in changed:  # a replaced forward is traced as it is
+    if (changed := altered(problem.model)) and "replaced" not in changed:  # a replaced forward is traced as it is
         return changed
     batch = problem.batches.whole if samples is None else problem.batches.pick(torch.arange(min(samples, problem.n)))
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[0], torch.Tensor):
         return "the data must be (input, target)"
-    inputs, targets = batch
+    inputs, targets = batch[0].detach(), batch[1]
     flat = problem.theta if theta is None else theta.detach().to(problem.dtype, copy=True)
     parameters = {name: tensor.detach() for name, tensor in problem.unflatten(flat).items()}
-    inputs = inputs.detach()
     if not inputs.is_floating_point():
         return "the inputs must be floating tensors"
 
@@ -94,8 +92,7 @@ def operators_of(
         tuple(compiler.ops), compiler.weights, tuple(compiler.trained), _array(inputs.reshape(n, -1)),
         _array(targets.reshape(n, -1)),
     )  # fmt: skip
-    sizes_fit = beyond({"the inputs": found.X, "the targets": found.Y, **found.weights})
-    if sizes_fit:
+    if sizes_fit := beyond({"the inputs": found.X, "the targets": found.Y, **found.weights}):
         return sizes_fit
     if sum(found.weights[name].size for name in found.trained) != problem.dim:
         return (
@@ -105,16 +102,10 @@ def operators_of(
         wrong = _disagreement(found, problem, flat, batch)
         # with kinks on a few samples alone: those are asked first, and the rest of the data has the same operators
         if not wrong and (samples is not None or not kinks):
-            wrong = _cut(found, problem, _off_kinks(flat) if kinks else flat, batch)
+            wrong = _cut(found, problem, flat, batch, kinks)
         return wrong or found
     except ValueError as error:  # sizes at which the checkers evaluate no activation
         return str(error)
-
-
-def _off_kinks(flat: torch.Tensor) -> torch.Tensor:
-    """A theta near this one where no entry is at a kink but by chance: derivatives there are those of the network."""
-    noise = torch.randn(flat.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    return flat + 0.01 * flat.abs().mean() * noise.to(flat)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
@@ -122,12 +113,15 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return array
 
 
-def _cut(net: Operators, problem: Problem, flat: torch.Tensor, batch: Any) -> str:
+def _cut(net: Operators, problem: Problem, flat: torch.Tensor, batch: Any, kinks: bool) -> str:
     """Why the gradient that autodiff takes is not that of the operators (something is detached, say), or "".
 
-    A directional derivative by autodiff against a central difference in float64, along one random direction.
+    A directional derivative by autodiff against a central difference in float64, along one random direction; with
+    kinks at a theta near this one, where nothing is at a kink but by chance.
     """
     generator = torch.Generator().manual_seed(1)
+    if kinks:
+        flat = flat + 0.01 * flat.abs().mean() * torch.randn(flat.shape, generator=generator).to(flat)
     along = torch.randn(flat.shape, generator=generator, dtype=torch.float64)
     along /= along.norm()
     leaf = flat.detach().clone().requires_grad_(True)
