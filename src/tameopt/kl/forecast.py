@@ -18,7 +18,7 @@ from tameopt.kl.series import LossSeries, loss_series
 from tameopt.run import Run
 
 # Chosen on 245 forecasts of the runs of `benchmarks/kl_steps_to_target.py tuning` (two seeds each) for numbers in as
-# many as possible with nine of ten within 20%, and intervals that hold 95%.
+# many as possible with about nine of ten within 20%, and intervals that hold 95%.
 _TAILS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # where the fitted tail begins, as a share of what is known
 _TRIALS = (0.8, 0.9, 1.0)  # when it is asked earlier: as shares of the latest moment that can be judged
 _SHARPNESS = 1.5  # weights fall like that power of the mean square of the trials' errors
