@@ -33,6 +33,9 @@ GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 ZERO_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 # Signs count all eigenvalues where those called 0 are this much smaller than any other. Our choice.
 _CLEAR_GAP = 1e3
+# A gradient along directions that count as flat is told from a degenerate point, which is reached slowly, by the step
+# that it asks for: 1e-9 of the largest eigenvalue, as far as a search goes, over 1e-6 of it. Our choice.
+_FLAT_STEP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -162,14 +165,14 @@ def _at_the_critical_point(
     if not found.complete or point.gradient_norm <= gradient_rounding(found, point.theta, point.value):
         return point
     # Deuflhard's natural monotonicity: the next simplified step, not the next gradient, has to be shorter
-    following = float(newton_step(found, next_gradient, zero).norm())
-    if following <= 0.9 * float(step.norm()):
+    following, length = float(newton_step(found, next_gradient, zero).norm()), float(step.norm())
+    if following <= 0.9 * length or length <= _FLAT_STEP * max(1.0, float(point.theta.norm())):
         return point
     return dataclasses.replace(
         point,
         kind="not critical",
         reason=f"norm(grad F) = {point.gradient_norm:.3g} is small against the curvature, but lies in the kernel "
-        f"of the Hessian (gradient-flat): a step of Newton's method of length {float(step.norm()):.2g} leaves "
+        f"of the Hessian (gradient-flat): a step of Newton's method of length {length:.2g} leaves "
         f"another of {following:.2g}, so no critical point is near.",
     )
 

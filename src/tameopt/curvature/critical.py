@@ -17,6 +17,7 @@ from torch.func import grad_and_value, hessian, vmap
 from tameopt.curvature.classification import Classification, classify
 from tameopt.problem import Problem
 
+_FAR = 1e3  # a start this many times as far out as it began is on its way to infinity; our choice
 _DENSE_BELOW = 300  # our choice: up to here the Hessian is formed; d^3 is then cheaper than a Krylov space
 
 
@@ -109,7 +110,11 @@ def find_critical_points(
     search = _Search(problem, tolerance, max_steps)
     ends, done, flat = search.run(starts.to(problem.device, problem.dtype), notify)
     points, counts = _classes(problem, ends[done], tolerance, notify)
-    return FoundPoints(points, counts, ends[done], ends[flat], int((~done & ~flat).sum()))
+    # small gradients from which Newton's method leads nowhere (log x far out) are no critical points
+    kept = [place for place, point in enumerate(points) if point.kind != "not critical"]
+    unfinished = int((~flat).sum()) - sum(counts[place] for place in kept)
+    listed, starts_of = tuple(points[place] for place in kept), tuple(counts[place] for place in kept)
+    return FoundPoints(listed, starts_of, ends[done], ends[flat], unfinished)
 
 
 class _Search:
@@ -161,6 +166,7 @@ class _Search:
         done, flat, stuck = (torch.zeros(count, dtype=torch.bool, device=thetas.device) for _ in range(3))
         damping = torch.full((count,), 1e-2, dtype=thetas.dtype, device=thetas.device)
         gradients = self.gradients(thetas)
+        horizon = _FAR * thetas.norm(dim=1).clamp_min(1.0)
         stuck |= ~torch.isfinite(gradients).all(dim=1)
         for step in range(self.max_steps):
             active = (~done & ~flat & ~stuck).nonzero()[:, 0]
@@ -174,11 +180,11 @@ class _Search:
             # H g = 0 to working accuracy with g itself not small: no step of this model reduces norm(g)
             pull = (values * inner).norm(dim=1)
             # nor does the gradient change on theta's own scale, as it does on the way to infinity
-            no_way = (
-                ~critical & (pull <= 1e-6 * size * norms) & (pull * here.norm(dim=1).clamp_min(1) <= 1e-3 * norms)
-            )
-            done[active[critical]] = True
-            flat[active[no_way]] = True
+            stretch = here.norm(dim=1).clamp_min(1.0)
+            no_way = ~critical & (pull <= 1e-6 * size * norms) & (stretch * pull <= 1e-3 * norms**2)
+            far = here.norm(dim=1) > horizon[active]
+            done[active[critical & ~far]] = True
+            flat[active[no_way & ~far]] = True
             scaled = damping[active, None] * size[:, None] ** 2
             move = -(basis @ (values * inner / (values**2 + scaled))[:, :, None])[:, :, 0]
             trial = here + move
@@ -188,10 +194,11 @@ class _Search:
             thetas[active[better]], gradients[active[better]] = trial[better], trial_gradients[better]
             # damping small against rounding lets Newton's method be quadratic; our choice of factors
             damping[active] = torch.where(better, damping[active] * 0.1, damping[active] * 4).clamp(1e-20, 1e12)
-            stuck[active] |= (damping[active] >= 1e11) | ~torch.isfinite(norms)
+            stuck[active] |= (damping[active] >= 1e11) | ~torch.isfinite(norms) | far
             if step % 50 == 49:
                 notify(f"step {step + 1}: {int(done.sum())} critical, {int(flat.sum())} gradient-flat of {count}")
-        return thetas, done, flat | (stuck & self._flat_end(thetas, gradients, stuck))
+        near = stuck & (thetas.norm(dim=1) <= horizon)
+        return thetas, done, flat | self._flat_end(thetas, gradients, near)
 
     def _flat_end(self, thetas: torch.Tensor, gradients: torch.Tensor, stuck: torch.Tensor) -> torch.Tensor:
         """Of the starts where no step helps, those with a small H g: gradient-flat to lower accuracy."""
@@ -203,7 +210,7 @@ class _Search:
             size = float((operator @ pulled).norm() / pulled.norm().clamp_min(1e-300))
             stretch = max(1.0, float(thetas[place].norm()))
             flat = float(pulled.norm()) <= 1e-3 * max(size, 1e-300) * float(g.norm())
-            result[place] = flat and stretch * float(pulled.norm()) <= 1e-3 * float(g.norm())
+            result[place] = flat and stretch * float(pulled.norm()) <= 1e-3 * float(g.norm()) ** 2
         return result
 
 
