@@ -236,3 +236,42 @@ def test_a_tampered_patch_does_not_replay():
     other[0, 0, 0, 1] = 1.0  # the values still tie at weight 0, the functions do not
     arrays[name] = packed(other)
     assert not type(certificate)(certificate.checker, data).replay()
+
+
+def _random_pooled(seed):
+    """Filters and pools on images of mostly empty background, weights that often tie; None where nothing is left."""
+    g = torch.Generator().manual_seed(seed)
+    coin = lambda: bool(torch.rand(1, generator=g) < 0.5)  # noqa: E731
+    layers = [nn.Conv2d(1, 2, 2, padding=int(coin()), bias=coin()), *([nn.ReLU()] if coin() else [])]
+    layers += [nn.MaxPool2d(2, stride=1 + int(coin()), padding=int(coin()))]
+    if coin():
+        act = nn.LeakyReLU(0.25) if coin() else nn.ReLU()
+        layers += [nn.Conv2d(2, 2, 2, bias=False), act, nn.MaxPool2d(2, stride=1)]
+    images = (torch.rand(2, 1, 6, 6, generator=g) < 0.25).double()
+    body = nn.Sequential(*layers, nn.Flatten()).double()
+    try:
+        width = body(images).shape[1]
+    except RuntimeError:  # smaller than the window
+        return None
+    model = nn.Sequential(body, nn.Linear(width, 1, bias=False)).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randint(-2, 3, p.shape, generator=g) / (1 if coin() else 3))
+            if coin():
+                p.add_(torch.randn(p.shape, generator=g, dtype=p.dtype) * 0.3)
+    return tame.Problem(model, lambda out, y: (out * y)[:, 0], (images, torch.ones(2, 1).double()))
+
+
+@pytest.mark.parametrize("seeds", [range(15), pytest.param(range(15, 400), marks=pytest.mark.slow)])
+def test_random_networks_proved_at_ties_have_one_gradient_nearby(seeds):
+    ties = 0
+    for problem in filter(None, map(_random_pooled, seeds)):
+        result = check_backprop(problem)
+        if result.how != "margins":
+            continue
+        ties += result.census.active > 0
+        for seed in range(6):
+            h = torch.randn(problem.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+            nearby = problem.gradient(problem.theta + 1e-8 * h)
+            assert float((nearby - result.gradient).norm()) < 1e-5
+    assert ties > len(seeds) / 10
