@@ -1,6 +1,9 @@
 """Law: every engine makes the eager engine's steps, for every optimizer, dtype, layout and pattern of gradients."""
 
+import os
 import platform
+import signal
+import time
 
 import pytest
 import torch
@@ -216,9 +219,37 @@ def test_torchs_threads_and_the_pool_do_the_same(monkeypatch):
     assert torch.equal(after_steps(2), lent)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python warns of forking with threads, which this is about
+def test_a_forked_child_steps_with_threads_of_its_own():
+    """OpenMP's threads do not survive a fork: a child that asked for torch's would wait for ever (as torch's own
+    operations do there, so the child compares with numpy)."""
+    expected = after_steps(2, count=2).numpy()
+    torch.set_num_threads(2)
+    p = torch.nn.Parameter(torch.linspace(-1, 1, 300_000))
+    gradients = [torch.linspace(-2, 3, 300_000) * k for k in (1, 2)]
+    optimizer = optim.Adam([p], engine="cpu")
+    p.grad = gradients[0]
+    optimizer.step()
+    child = os.fork()
+    if child == 0:
+        p.grad = gradients[1]
+        optimizer.step()
+        os._exit(0 if (p.detach().numpy() == expected).all() else 1)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            assert status == 0
+            return
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError("the child's step did not end")
+
+
 def test_a_step_does_not_wait_for_threads_of_the_pool_that_have_not_woken_up(monkeypatch):
     """On a busy machine the first thread may have done all before the others begin."""
-    import os
     import threading
 
     from tameopt.optim.engines import threads
