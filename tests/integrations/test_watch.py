@@ -25,6 +25,12 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
 
 
+@pytest.fixture
+def each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step is sampled and probed, whatever it costs: what is recorded must not depend on the machine's load."""
+    monkeypatch.setattr(Watch, "_plan", lambda watching: (1, 1))
+
+
 def train(model: nn.Module, steps: int, watch: dict[str, object] | None, clip: float = 0.0) -> Watch | None:
     torch.manual_seed(1)
     loss_fn = nn.CrossEntropyLoss()
@@ -44,6 +50,7 @@ def train(model: nn.Module, steps: int, watch: dict[str, object] | None, clip: f
     return watching
 
 
+@pytest.mark.usefixtures("each_step")
 def test_training_is_bit_identical_with_and_without(tmp_path: Path) -> None:
     plain, watched = network(), network()
     train(plain, 60, None)
@@ -56,6 +63,7 @@ def test_training_is_bit_identical_with_and_without(tmp_path: Path) -> None:
         assert torch.equal(left.grad, right.grad)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("each_step")
 def test_what_is_recorded_is_true(tmp_path: Path) -> None:
     model = network()
     watching = train(model, 40, {"out": tmp_path, "name": "a", "budget": 0.95, "window_steps": 5}, clip=0.1)
@@ -78,6 +86,7 @@ def test_what_is_recorded_is_true(tmp_path: Path) -> None:
         assert set(range(first, last + 1)) <= set(run.vector_steps().tolist())
 
 
+@pytest.mark.usefixtures("each_step")
 def test_windows_hold_consecutive_iterates(tmp_path: Path) -> None:
     model = nn.Linear(6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -94,6 +103,7 @@ def test_windows_hold_consecutive_iterates(tmp_path: Path) -> None:
             assert torch.equal(w.run.vector(step), thetas[step]), step
 
 
+@pytest.mark.usefixtures("each_step")
 def test_gradient_accumulation_and_a_function_loss(tmp_path: Path) -> None:
     model = nn.Linear(6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -134,6 +144,7 @@ class Fails(nn.Module):
         return self.linear(x)
 
 
+@pytest.mark.usefixtures("each_step")
 def test_a_probe_that_raises_is_disabled_and_training_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,6 +210,7 @@ def test_an_optimizer_without_parameters_to_train_is_refused(tmp_path: Path) -> 
         tame.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), out=tmp_path)
 
 
+@pytest.mark.usefixtures("each_step")
 @pytest.mark.parametrize("fused", [False, True])
 def test_skipped_steps_are_counted_and_norms_are_unscaled(tmp_path: Path, fused: bool) -> None:
     model = nn.Linear(6, 3)
@@ -207,7 +219,6 @@ def test_skipped_steps_are_counted_and_norms_are_unscaled(tmp_path: Path, fused:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
     broken, norms = {2, 3, 7, 9}, []
     with tame.watch(model, optimizer, out=tmp_path, scaler=scaler) as watching:
-        watching._plan = lambda: (1, 0)  # type: ignore[method-assign]  # each step is sampled, whatever it costs
         for attempt in range(10):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(X), Y)
@@ -229,6 +240,7 @@ def test_skipped_steps_are_counted_and_norms_are_unscaled(tmp_path: Path, fused:
         assert [norm for _, norm in finite] == pytest.approx([true for true, _ in finite], rel=1e-4), name
 
 
+@pytest.mark.usefixtures("each_step")
 def test_the_steps_of_every_group_are_recorded(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
     groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters(), "lr": 0.02}]
@@ -261,6 +273,7 @@ def test_a_random_loss_turns_the_probe_off_and_no_more(tmp_path: Path, caplog: p
     assert watching.run.events("probe disabled") and watching.run.series("loss")[1].size
 
 
+@pytest.mark.usefixtures("each_step")
 def test_a_disk_that_fills_stops_the_record_and_not_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +286,6 @@ def test_a_disk_that_fills_stops_the_record_and_not_the_training(
         write(run, steps, columns)
 
     monkeypatch.setattr(tame.Run, "record_many", full)
-    monkeypatch.setattr(Watch, "_plan", lambda watching: (1, 1))  # each step is sampled and probed
     plain, watched = network(), network()
     train(plain, 30, None)
     with caplog.at_level(logging.WARNING, logger="tameopt"):
@@ -304,6 +316,7 @@ def test_clocks_that_jump_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert "finished" in live.line(live.snapshot(run, first))
 
 
+@pytest.mark.usefixtures("each_step")
 def test_gradients_that_a_closure_computes_are_the_steps_own(tmp_path: Path) -> None:
     model = nn.Linear(6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -345,6 +358,7 @@ def token_loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor
     return nn.functional.cross_entropy(logits.transpose(1, 2), batch["tokens"])
 
 
+@pytest.mark.usefixtures("each_step")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_dict_batches_tied_and_frozen_weights_attention_and_compile(tmp_path: Path, compiled: bool) -> None:
     torch.manual_seed(0)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ class Watch:
         self._optimizer, self._loss = optimizer, loss_fn if isinstance(loss_fn, nn.Module) else None
         self._counting = optimizer.register_step_post_hook(out_of_graphs(self._after_step))
         self._pre_hook = out_of_graphs(self._before_step)
-        self._looking: list[Any] = []  # hooks that stand only while a step is sampled or a window is open
+        # these stand only while a step is sampled or a window is open
+        self._stepping: Any = None
+        self._losing: Any = None
         self._quiet_until = 0  # before this many steps `_after_step` only counts
         self._arm()
 
@@ -117,7 +120,8 @@ class Watch:
 
         self.flush()
         with_problem = {} if self.problem is None else {"problem": self.problem}
-        return tameopt.audit(self.run, **with_problem, **options)
+        with self._unhooked(again=self._armed and not self._closed):
+            return tameopt.audit(self.run, **with_problem, **options)
 
     def flush(self) -> None:
         """Write the buffered numbers to the record."""
@@ -187,8 +191,9 @@ class Watch:
             return
         begun = time.perf_counter()
         if self._armed and self._probe_due:
-            self._probes.timed_look(self._record, self._step)
-            self._probes.certify(self._record, self._step, self.budget)
+            with self._unhooked(again=self._closure):  # without a closure all gradients are there already
+                self._probes.timed_look(self._record, self._step)
+                self._probes.certify(self._record, self._step, self.budget)
             self._probe_due = False
             # geometric spacing: a run of a million steps gets some hundreds of probes, dense where it moves fast
             self._next_probe = self._step + max(1, self._step // 50)
@@ -216,17 +221,31 @@ class Watch:
         """The coming step is sampled."""
         self._armed, self._quiet_until = True, 0
         self._samples.arm()
-        if not self._looking:
-            self._looking.append(self._optimizer.register_step_pre_hook(self._pre_hook))
-            if self._loss is not None:
-                self._looking.append(self._loss.register_forward_hook(self._see_loss))
+        if self._stepping is None:
+            self._stepping = self._optimizer.register_step_pre_hook(self._pre_hook)
+        if self._losing is None and self._loss is not None:
+            self._losing = self._loss.register_forward_hook(self._see_loss)
 
     def _look_away(self) -> None:
         if self._samples.skips is not None and not self._closed:
             return  # a GradScaler's skips are counted between any two steps
-        for handle in self._looking:
-            handle.remove()
-        self._looking = []
+        for handle in (self._stepping, self._losing):
+            if handle is not None:
+                handle.remove()
+        self._stepping, self._losing = None, None
+
+    @contextmanager
+    def _unhooked(self, again: bool) -> Iterator[None]:
+        """The model and the loss without hooks of ours, which an analysis would take for somebody else's."""
+        self._samples.disarm()
+        if self._losing is not None:
+            self._losing.remove()
+            self._losing = None
+        try:
+            yield
+        finally:
+            if again:
+                self._arm()
 
     def _sample(self) -> None:
         begun = time.perf_counter()
