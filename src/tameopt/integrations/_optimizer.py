@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,19 +33,3 @@ def innermost(optimizer: Any) -> torch.optim.Optimizer:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
     return optimizer
-
-
-def out_of_graphs(hook: Callable[..., None]) -> Callable[..., None]:
-    """The same hook, which a compiled optimizer.step() calls in Python instead of tracing what it does.
-
-    An optimizer has imported torch's compiler already; an uncompiled step pays the question alone.
-    """
-    untraced = torch.compiler.disable(hook)
-
-    def called(*args: Any) -> None:
-        if torch.compiler.is_compiling():
-            untraced(*args)
-        else:
-            hook(*args)
-
-    return called

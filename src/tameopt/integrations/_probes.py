@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
-from tameopt.batches import rows, size_of
+from tameopt.batches import Batch, batches_of, rows, size_of
 from tameopt.integrations._budget import Budget
 from tameopt.integrations._certificates import LiveCertificates
-from tameopt.integrations._ranks import Alone
+from tameopt.integrations._ranks import Alone, plain_copy
 from tameopt.integrations._record import Record
+from tameopt.loss_module import Loss
+from tameopt.probe import NotDeterministicError
 from tameopt.problem import Problem
 
 _LOG = logging.getLogger("tameopt")
 _WINDOW_BYTES = 64 << 20
 _VECTOR_BYTES = 1 << 30  # our choice: a record's copies of theta stop here
 _ESTIMATE_SAMPLES = 256  # our choice: large enough that the fixed cost of a pass does not dominate
+
+
+def full_objective(
+    model: nn.Module,
+    loss_fn: Loss | None,
+    data: Any,
+    forward: Callable[[nn.Module, Batch], torch.Tensor] | None,
+    batch_size: int | None,
+    ranks: Alone,
+) -> tuple[Problem | None, str]:
+    """F over all data, or why there is none. With several ranks the data are cut so that each has a batch."""
+    if ranks.world > 1:
+        model = plain_copy(model)
+        data = batches_of(data, batch_size)
+        share = -(-data.n // ranks.world)
+        batch_size = min(data.batch_size, share) if data.indexable else None
+        data = data.whole if data.indexable else list(data)
+    try:
+        return Problem(model, loss_fn, data, forward=forward, batch_size=batch_size, mode="eval"), ""
+    except NotDeterministicError as error:
+        return None, str(error)
 
 
 class Probes:

@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from tameopt.batches import Batch, batches_of, size_of
+from tameopt.batches import Batch, size_of
 from tameopt.evidence import Finding
 from tameopt.integrations._budget import Budget, parse_share
-from tameopt.integrations._optimizer import arguments_of, innermost, out_of_graphs
-from tameopt.integrations._probes import Probes
-from tameopt.integrations._ranks import GATHERED_BYTES, Alone, Plan, Sharded, plain_copy, sharded
+from tameopt.integrations._hooks import Hooks
+from tameopt.integrations._optimizer import arguments_of, innermost
+from tameopt.integrations._probes import Probes, full_objective
+from tameopt.integrations._ranks import GATHERED_BYTES, Alone, Plan, Sharded, sharded
 from tameopt.integrations._record import Record, free_folder
 from tameopt.integrations._samples import Samples
 from tameopt.loss_module import Loss, unwrapped
-from tameopt.probe import NotDeterministicError
 from tameopt.problem import Problem
 from tameopt.run import Run
 
@@ -67,12 +67,7 @@ class Watch:
         self._probe_due = False
         self._next_probe = 0
         self._closed = False
-        self._optimizer, self._loss = optimizer, loss_fn if isinstance(loss_fn, nn.Module) else None
-        self._counting = optimizer.register_step_post_hook(out_of_graphs(self._after_step))
-        self._pre_hook = out_of_graphs(self._before_step)
-        # these stand only while a step is sampled or a window is open
-        self._stepping: Any = None
-        self._losing: Any = None
+        self._hooks = Hooks(optimizer, loss_fn, self._before_step, self._after_step, self._see_loss)
         self._quiet_until = 0  # before this many steps `_after_step` only counts
         self._arm()
 
@@ -136,8 +131,7 @@ class Watch:
         if self._closed:
             return
         self._closed = True
-        self._counting.remove()
-        self._look_away()
+        self._hooks.close()
         self._samples.disarm()
         if collectively:
             self._probes.look(self._record, self._step)
@@ -213,7 +207,8 @@ class Watch:
         if not self._armed and self._step >= self._next_sample:
             self._arm()
         elif not self._armed and not self._probes.in_window:
-            self._look_away()
+            if self._samples.skips is None:  # a GradScaler's skips are counted between any two steps
+                self._hooks.look_away()
             self._quiet_until = self._next_sample
         self._samples.hook_seconds += time.perf_counter() - begun
 
@@ -221,26 +216,13 @@ class Watch:
         """The coming step is sampled."""
         self._armed, self._quiet_until = True, 0
         self._samples.arm()
-        if self._stepping is None:
-            self._stepping = self._optimizer.register_step_pre_hook(self._pre_hook)
-        if self._losing is None and self._loss is not None:
-            self._losing = self._loss.register_forward_hook(self._see_loss)
-
-    def _look_away(self) -> None:
-        if self._samples.skips is not None and not self._closed:
-            return  # a GradScaler's skips are counted between any two steps
-        for handle in (self._stepping, self._losing):
-            if handle is not None:
-                handle.remove()
-        self._stepping, self._losing = None, None
+        self._hooks.look()
 
     @contextmanager
     def _unhooked(self, again: bool) -> Iterator[None]:
         """The model and the loss without hooks of ours, which an analysis would take for somebody else's."""
         self._samples.disarm()
-        if self._losing is not None:
-            self._losing.remove()
-            self._losing = None
+        self._hooks.leave_loss()
         try:
             yield
         finally:
@@ -348,7 +330,7 @@ def watch(
     problem, fails = None, ""
     if data is not None and (loss_fn is not None or forward is not None):
         if gathers:
-            problem, fails = _problem(inner, loss_fn, data, forward, batch_size, ranks)
+            problem, fails = full_objective(inner, loss_fn, data, forward, batch_size, ranks)
         else:
             fails = f"theta takes more than {GATHERED_BYTES >> 30} GiB: it is not gathered on every rank"
     names = {id(parameter): key for key, parameter in inner.named_parameters()}
@@ -376,27 +358,6 @@ def watch(
     if fails:
         probes.disable(watching._record, 0, fails)
     return watching
-
-
-def _problem(
-    model: nn.Module,
-    loss_fn: Loss | None,
-    data: Any,
-    forward: Callable[[nn.Module, Batch], torch.Tensor] | None,
-    batch_size: int | None,
-    ranks: Alone,
-) -> tuple[Problem | None, str]:
-    """F over all data, or why there is none. With several ranks the data are cut so that each has a batch."""
-    if ranks.world > 1:
-        model = plain_copy(model)
-        data = batches_of(data, batch_size)
-        share = -(-data.n // ranks.world)
-        batch_size = min(data.batch_size, share) if data.indexable else None
-        data = data.whole if data.indexable else list(data)
-    try:
-        return Problem(model, loss_fn, data, forward=forward, batch_size=batch_size, mode="eval"), ""
-    except NotDeterministicError as error:
-        return None, str(error)
 
 
 class Idle(Watch):
