@@ -19,6 +19,8 @@ GENERATOR = torch.Generator().manual_seed(0)
 X = functional.normalize(torch.randn(6, 8, dtype=D, generator=GENERATOR), dim=1)
 Y = torch.randint(0, 2, (6, 1), generator=GENERATOR).to(D) - 0.5
 
+KEPT: list[object] = []  # a node lives while somebody holds it
+
 
 def wide(activation: type[nn.Module] = nn.Tanh, m: int = 2**13) -> nn.Sequential:
     """Certified at the start: neurons in pairs that cancel, the first layer trained."""
@@ -71,6 +73,11 @@ def parameter_hook(model: nn.Sequential) -> None:
     model[0].weight.register_hook(lambda gradient: -gradient)
 
 
+def hook_on_the_node(model: nn.Sequential) -> None:
+    KEPT.append(torch.autograd.graph.get_gradient_edge(model[0].weight).node)
+    KEPT[-1].register_prehook(lambda gradients: (-gradients[0],))
+
+
 def overflowing(model: nn.Sequential) -> None:
     with torch.no_grad():
         model[0].weight[0, 0] = 1e200
@@ -85,6 +92,7 @@ def overflowing(model: nn.Sequential) -> None:
         (rippled, "sine pre-activations must be at most"),
         (backward_hook, "backward hooks"),
         (parameter_hook, "a hook on 0.weight"),
+        (hook_on_the_node, "a hook on 0.weight"),
         (overflowing, "below 1e+30"),
     ],
 )

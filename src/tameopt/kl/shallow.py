@@ -13,6 +13,7 @@ from torch import nn
 
 from tameopt.kl.check_arrays import LARGEST
 from tameopt.problem import Problem
+from tameopt.structure.hooks import hooked_parameters
 
 
 class Sine(nn.Module):
@@ -161,26 +162,17 @@ def leaf_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def altered(model: nn.Module) -> str:
-    """Why a module may compute, or pass back, something other than its class does, or "".
-
-    Hooks of tameopt's own, which look and change nothing, do not count.
-    """
+    """Why a module may compute, or pass back, something other than its class does, or ""."""
     for module in model.modules():
         name = type(module).__name__
-        if _foreign(module._forward_hooks) or _foreign(module._forward_pre_hooks):
+        if module._forward_hooks or module._forward_pre_hooks:
             return f"{name} has forward hooks, which may change what it computes"
-        if _foreign(module._backward_hooks) or _foreign(module._backward_pre_hooks):
+        if module._backward_hooks or module._backward_pre_hooks:
             return f"{name} has backward hooks, which may change its gradient"
         if "forward" in vars(module) or "__call__" in vars(module):
             return f"the forward of one {name} was replaced by another"
-    for name, parameter in model.named_parameters():
-        if _foreign(parameter._backward_hooks) or _foreign(getattr(parameter, "_post_accumulate_grad_hooks", None)):
-            return f"a hook on {name} may change its gradient"
-    return ""
-
-
-def _foreign(hooks: Any) -> bool:
-    return any(not str(getattr(hook, "__module__", "")).startswith("tameopt.") for hook in (hooks or {}).values())
+    hooked = hooked_parameters(model)
+    return f"a hook on {hooked[0]} may change its gradient" if hooked else ""
 
 
 def recognise(problem: Problem, theta: torch.Tensor | None = None) -> Shallow | str:
