@@ -82,7 +82,7 @@ def test_a_slope_that_is_small_against_the_curvature_is_not_critical():
     """No critical point anywhere, and norm(g) / L = 5e-7: Newton's step gets nowhere, and that is told."""
     point = tame.curvature.classify(problem_of(lambda t: 5e5 * t[0] ** 2 + 0.5 * t[1], [0.0, 0.0]))
     assert point.kind == "not critical"
-    assert "gradient-flat" in point.reason and "so no critical point is near" in point.reason
+    assert "gradient-flat" in point.reason and "so no critical point was found near" in point.reason
 
 
 def test_an_edge_of_the_domain_on_the_way_is_a_diagnosis():

@@ -87,17 +87,8 @@ def converged(scene: Scene) -> Candidate | None:
     curved = curvature is not None and top is not None and curvature[0] > 1e-12 * abs(top[1])
     curved = curved or scene.holding("point.hyperbolic") is not None
     said = ("point.critical", "point.second_order", "point.lambda_min", "iterates.converge")
-    without_kl = scene.refuting("F.kl")
-    if without_kl is not None:
-        return Candidate(
-            "degenerate",
-            f"The gradient is small at F = {scene.last_loss:.6g}, but F has no Kurdyka-Lojasiewicz property: a "
-            "bounded path may wind for ever without a limit, so this is no convergence.",
-            (without_kl.statement, *scene.said("point.critical", "iterates.finite_length", "iterates.converge")),
-            "high",
-            "Do not read a small gradient as convergence here: look at the length of the path.",
-            "the path gets longer without bound while F and its gradient go to 0",
-        )
+    if (winding := _without_kl(scene, "The gradient is small at")) is not None:
+        return winding
     if lowest or (curved and curvature is not None and curvature[0] > 0):
         where = "the least value F can take" if lowest else "a minimum-like point"
         return Candidate(
@@ -117,6 +108,22 @@ def converged(scene: Scene) -> Candidate | None:
         "medium",
         "Perturb theta along the flattest direction and train on.",
         "a lower F if this is a saddle, the same F if it is a minimum",
+    )
+
+
+def _without_kl(scene: Scene, where: str) -> Candidate | None:
+    """No convergence is read off an F that is known to have no Kurdyka-Lojasiewicz property."""
+    refuted = scene.refuting("F.kl")
+    if refuted is None:
+        return None
+    return Candidate(
+        "degenerate",
+        f"{where} F = {scene.last_loss:.6g}, but F has no Kurdyka-Lojasiewicz property: a "
+        "bounded path may wind for ever without a limit, so this is no convergence.",
+        (refuted.statement, *scene.said("point.critical", "iterates.finite_length", "iterates.converge")),
+        "high",
+        "Do not read a small gradient as convergence here: look at the length of the path.",
+        "the path gets longer without bound while F and its gradient go to 0",
     )
 
 
@@ -271,6 +278,8 @@ def _flat_tail(scene: Scene) -> Candidate | None:
 
 def converging(scene: Scene) -> Candidate | None:
     """F falls at a fitted rate, or falls at a rate that is not decided."""
+    if (winding := _without_kl(scene, "The loss falls to")) is not None:
+        return winding
     linear, power = scene.interval("rate.linear"), scene.interval("rate.sublinear")
     if linear is None and power is None:
         return _falling(scene)

@@ -173,7 +173,7 @@ def _at_the_critical_point(
         kind="not critical",
         reason=f"norm(grad F) = {point.gradient_norm:.3g} is small against the curvature, but lies in the kernel "
         f"of the Hessian (gradient-flat): a step of Newton's method of length {length:.2g} leaves "
-        f"another of {following:.2g}, so no critical point is near.",
+        f"another of {following:.2g}, so no critical point was found near.",
     )
 
 
