@@ -158,7 +158,7 @@ def k15():
 
 
 def k16():
-    """p = 1 in rationals, p = 2 (no extinction) in closed form, between them by proximal steps within their bound."""
+    """p = 1 in rationals, p = 2 (no extinction) and between in closed form; proximal steps within their bound."""
     assert inclusion(lambda x: x.abs().sum(), [Q(7, 3)], [9.0]).events[1].t == Q(7, 3)
     never = inclusion(lambda x: x.abs().square().sum(), [2], [3.0])
     assert never.points[0, 0] == pytest.approx(2 * math.exp(-6), rel=1e-14) and len(never.events) == 1
@@ -169,6 +169,9 @@ def k16():
         flow = inclusion(F, [1.0], times, prox=lambda x, h, p=p: prox.power(x, h, p=p), steps=300)
         truth = [max(0.0, 1 - t / T) ** (1 / (2 - p)) for t in times]
         assert np.abs(flow.points[:, 0] - truth).max() <= flow.error < 0.02
+        exact = inclusion(F, [1.0], times)
+        assert np.abs(exact.points[:, 0] - truth).max() <= 1e-12 and exact.points[-1, 0] == 0
+        assert float(exact.events[1].t) == pytest.approx(T, rel=1e-14)
 
 
 def fat_pieces(depth=7):

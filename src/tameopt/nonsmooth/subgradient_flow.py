@@ -4,8 +4,8 @@ At a point the fan of active kinks is enumerated in rationals. A solution leaves
 exactly when v = -(least-norm element of the hull of the gradients of the cells around S) and v points into S: the
 chain rule makes <g, v> one number for all those g, so that no other element can be the velocity. All such v are
 found, so non-uniqueness is seen. The next event is the first time an inactive kink becomes active; it is rational.
-Piecewise quadratic F go on in closed form (`quadratic_flow`). For convex F with a proximal map, proximal Euler steps
-carry an a-posteriori bound instead.
+Piecewise quadratic F (`quadratic_flow`) and sums of powers (`power_flow`) go on in closed form. For convex F with a
+proximal map, proximal Euler steps carry an a-posteriori bound instead.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tameopt.nonsmooth.local_form import Local, local_form_of_graph
 from tameopt.nonsmooth.min_norm import min_norm
 from tameopt.nonsmooth.modes import NotQuadratic
 from tameopt.nonsmooth.polytope import Point, rational_point
+from tameopt.nonsmooth.power_flow import power_flow
 from tameopt.nonsmooth.quadratic_flow import closed_form
 from tameopt.nonsmooth.trajectory import Event, Inclusion
 
@@ -95,9 +96,10 @@ def inclusion(
 ) -> Inclusion:
     """A solution of d theta / dt in -dF(theta), theta(0) = x0: (d,), at increasing times >= 0.
 
-    Event-driven where F is piecewise linear (in rationals) or piecewise quadratic (closed forms, float64). Elsewhere
-    (other functions, a slide along a curved kink) proximal Euler steps found by planes below a convex F: status
-    "bundle", with an a-posteriori bound that holds if F is convex; a witness that it is not is an error.
+    Event-driven where F is piecewise linear (in rationals) or piecewise quadratic (closed forms, float64), or a sum
+    of powers c abs(x_j - a)^p, one a coordinate (closed form; extinct where c > 0 and p < 2). Elsewhere (other
+    functions, a slide along a curved kink) proximal Euler steps found by planes below a convex F: status "bundle",
+    with an a-posteriori bound that holds if F is convex; a witness that it is not is an error.
 
     branch: where several velocities are possible, which to take in the order of their norms; 0 stays at a Clarke
         critical point, 1, 2, ... leave it.
@@ -106,7 +108,7 @@ def inclusion(
     most_events: events after which the flow is called Zeno and given up to there (our choice).
 
     Raises ValueError for times that do not increase, a point that is not finite, and without prox for an F that is
-    neither piecewise quadratic along the curve nor, as far as seen, convex.
+    neither piecewise quadratic along the curve, nor such a sum, nor, as far as seen, convex.
 
     >>> inclusion(lambda x: x.abs().sum(), [2], [0.0, 1.0, 3.0]).points.ravel().tolist()
     [2.0, 1.0, 0.0]
@@ -129,6 +131,9 @@ def inclusion(
     try:
         return closed_form(graph, point, grid, branch=branch, most_cells=most_cells, most_events=most_events)
     except NotQuadratic as error:
+        powers = power_flow(F, graph, point, grid, most_events)
+        if powers is not None:
+            return powers
         try:
             return bundle_flow(
                 F, np.array([float(entry) for entry in point]), grid, _STEPS if steps is None else steps

@@ -30,11 +30,11 @@ class Inclusion:
     """A solution of the inclusion.
 
     times: (m,), points: (m, d) float64 at those times. events: where the curve changes its law (event-driven).
-    status: "exact" (rationals, evaluated in float64 at the end), "closed form" (piecewise quadratic: exponentials
-        and event times in float64, up to rounding), "bounded" (proximal Euler; `error` bounds the distance to the
-        solution at every time), "bundle" (the same with steps found by planes below F: `error` is a bound if F is
-        convex, of which no counterexample was met) or "zeno" (more events than allowed; the curve is right up to the
-        last one).
+    status: "exact" (rationals, evaluated in float64 at the end), "closed form" (piecewise quadratic, or a sum of
+        powers, one a coordinate: formulas and event times in float64, up to rounding), "bounded" (proximal Euler;
+        `error` bounds the distance to the solution at every time), "bundle" (the same with steps found by planes
+        below F: `error` is a bound if F is convex, of which no counterexample was met) or "zeno" (more events than
+        allowed; the curve is right up to the last one).
     unique: no other velocity was possible at any event. Where False, more solutions may leave later from where this
         one rests or slides.
     energy_defect: F(x(T)) - F(x(0)) + integral of norm(velocity)^2; chain_rule_defect: the largest
