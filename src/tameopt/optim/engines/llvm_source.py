@@ -8,6 +8,7 @@ nothing contracts a product and a sum, so every operation rounds as the eager en
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tameopt.optim.expr import Graph, Instruction
@@ -20,6 +21,10 @@ PREFETCHED_LINES = 4
 # to begin again: 256 to 2048 took 7 to 14% off Adam on 1,000 small tensors and up to 10% off RMSprop on one of 4M
 # elements. A rule without states, of two streams, got a tenth slower by it.
 _PREFETCH_AHEAD = 512
+# Our choice: so many places of a chunk are worked on in turn, by the number of tensors that a rule has. The processor
+# fetches each stream of addresses by itself, and few streams leave its memory waiting: on 4M elements, one thread,
+# this took 18 to 25% off rules of two and three tensors and 5 to 10% off those of four.
+_PLACES = {2: 4, 3: 3, 4: 2}
 _BINARY = {"add": "fadd", "subtract": "fsub", "multiply": "fmul", "divide": "fdiv"}
 _COMPARISONS = {"less": "olt", "greater": "ogt", "same": "oeq"}
 _UNARY = {"sqrt": "sqrt", "absolute": "fabs"}
@@ -101,9 +106,17 @@ def kernel(graph: Graph, roles: Roles) -> str:
         loaded = text.add(f"load double, ptr {at}")
         scalars[name] = text.add(f"fptrunc double {loaded} to float") if roles.compute == "float" else loaded
     _prefetch(text, roles)
+    places = _PLACES.get(len(roles.names), 1)
+    text.do(f"%part_all = udiv i64 %length, {places}")
+    text.do(f"%part = and i64 %part_all, -{lanes}")
+    text.do(f"%parts = mul i64 %part, {places}")
     text.do(f"%wide_end = and i64 %length, -{lanes}")
-    text.do("br label %wide")
-    _loop(text, graph, roles, pointers, scalars, "wide", lanes, "chunk_begin", "0", "%wide_end", "narrow")
+    offsets = ["0"]
+    for _ in range(places - 1):
+        offsets.append(text.add(f"add i64 {offsets[-1]}, %part"))
+    text.do("br label %parted")
+    _loop(text, graph, roles, pointers, scalars, "parted", lanes, "chunk_begin", "0", "%part", "wide", offsets)
+    _loop(text, graph, roles, pointers, scalars, "wide", lanes, "parted", "%parts", "%wide_end", "narrow")
     _loop(text, graph, roles, pointers, scalars, "narrow", 1, "wide", "%wide_end", "%length", "claim")
     return HEADER + "\n".join(text.lines) + "\ndone:\n  ret void\n}\n" + _task()
 
@@ -150,14 +163,17 @@ def _loop(
     begin: str,
     end: str,
     after: str,
+    offsets: Sequence[str] = ("0",),
 ) -> None:
-    """for (i = begin; i < end; i += lanes) body."""
+    """for (i = begin; i < end; i += lanes) body at i plus each offset."""
     text.do(f"{label}:")
     text.do(f"%{label}_i = phi i64 [ {begin}, %{before} ], [ %{label}_next, %{label}_body ]")
     text.do(f"%{label}_more = icmp slt i64 %{label}_i, {end}")
     text.do(f"br i1 %{label}_more, label %{label}_body, label %{after}")
     text.do(f"{label}_body:")
-    _body(text, graph, roles, pointers, scalars, f"%{label}_i", lanes)
+    for offset in offsets:
+        index = f"%{label}_i" if offset == "0" else text.add(f"add i64 %{label}_i, {offset}")
+        _body(text, graph, roles, pointers, scalars, index, lanes)
     text.do(f"%{label}_next = add i64 %{label}_i, {lanes}")
     text.do(f"br label %{label}")
 
