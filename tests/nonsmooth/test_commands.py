@@ -35,11 +35,14 @@ def test_clarke_in_words_and_a_picture(run, tmp_path):
     assert (tmp_path / "sets.svg").stat().st_size > 1000
 
 
-def test_a_flow_along_a_circle_is_told_with_its_bound(run):
+def test_a_flow_is_told_with_its_estimate_or_bound(run):
     words = ("clarke", "-q", "relu(x**2 + y**2 - 1) + x", "--at", "0,2", "--flow", "1")
     code, out, err = run(*words)
     assert code == 0, err
-    assert "(bundle, within 0.0" in out and "if F is convex)" in out
+    assert "(integrated, estimated error " in out
+    code, out, err = run("clarke", "-q", "exp(x) + abs(x)", "--at", "0", "--flow", "1")
+    assert code == 0, err
+    assert "(bundle, within " in out and "if F is convex)" in out
 
 
 def test_clarke_of_backprop_that_is_wrong(run):

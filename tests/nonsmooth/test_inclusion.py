@@ -100,7 +100,7 @@ def test_it_is_reached_from_dynamics():
 
 def test_bad_input():
     with pytest.raises(ValueError, match=r"piecewise linear or quadratic near the curve: F is neither.*Pass prox="):
-        inclusion(lambda x: x.cos().sum(), [1], [4.0])
+        inclusion(lambda x: x.cos().sum(), [1], [4.0], steps=50)
     with pytest.raises(ValueError, match="a point must be finite"):
         inclusion(lambda x: x.abs().sum(), [float("inf")], [1.0])
     with pytest.raises(ValueError, match="times must be finite"):

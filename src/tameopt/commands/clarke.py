@@ -140,6 +140,7 @@ def _flow(F: Any, x: list[Any], names: tuple[str, ...], time: float, alpha: floa
 
 def _flow_words(found: Any) -> list[str]:
     near = f", within {found.flow.error:.3g} if F is convex" if found.flow.status == "bundle" else ""
+    near = f", estimated error {found.flow.error:.1g}" if found.flow.status == "integrated" else near
     lines = [f"  flow to t = {found.flow.times[-1]:g} ({found.flow.status}{near}):"]
     for event in found.flow.events:
         at, velocity = (", ".join(map(str, point)) for point in (event.x, event.velocity))

@@ -29,6 +29,7 @@ from tameopt.nonsmooth.modes import NotQuadratic
 from tameopt.nonsmooth.polytope import Point, rational_point
 from tameopt.nonsmooth.power_flow import power_flow
 from tameopt.nonsmooth.quadratic_flow import closed_form
+from tameopt.nonsmooth.smooth_flow import smooth_flow
 from tameopt.nonsmooth.trajectory import Event, Inclusion
 
 _STEPS = 200  # of the bundle method, a few milliseconds each: our choice
@@ -97,9 +98,11 @@ def inclusion(
     """A solution of d theta / dt in -dF(theta), theta(0) = x0: (d,), at increasing times >= 0.
 
     Event-driven where F is piecewise linear (in rationals) or piecewise quadratic (closed forms, float64), or a sum
-    of powers c abs(x_j - a)^p, one a coordinate (closed form; extinct where c > 0 and p < 2). Elsewhere (other
-    functions, a slide along a curved kink) proximal Euler steps found by planes below a convex F: status "bundle",
-    with an a-posteriori bound that holds if F is convex; a witness that it is not is an error.
+    of powers c abs(x_j - a)^p, one a coordinate (closed form; extinct where c > 0 and p < 2). Other F that are smooth
+    between kinks of abs, relu, maximum and minimum, met one at a time, are integrated numerically: status
+    "integrated", `error` an estimate. Elsewhere, and where `steps` is given, proximal Euler steps found by planes
+    below a convex F: status "bundle", with an a-posteriori bound that holds if F is convex; a witness that it is not
+    is an error.
 
     branch: where several velocities are possible, which to take in the order of their norms; 0 stays at a Clarke
         critical point, 1, 2, ... leave it.
@@ -108,7 +111,7 @@ def inclusion(
     most_events: events after which the flow is called Zeno and given up to there (our choice).
 
     Raises ValueError for times that do not increase, a point that is not finite, and without prox for an F that is
-    neither piecewise quadratic along the curve, nor such a sum, nor, as far as seen, convex.
+    neither piecewise quadratic along the curve, nor covered by the others, nor, as far as seen, convex.
 
     >>> inclusion(lambda x: x.abs().sum(), [2], [0.0, 1.0, 3.0]).points.ravel().tolist()
     [2.0, 1.0, 0.0]
@@ -134,6 +137,9 @@ def inclusion(
         powers = power_flow(F, graph, point, grid, most_events)
         if powers is not None:
             return powers
+        integrated = smooth_flow(graph, point, grid, most_events) if steps is None else None
+        if integrated is not None:
+            return integrated
         try:
             return bundle_flow(
                 F, np.array([float(entry) for entry in point]), grid, _STEPS if steps is None else steps

@@ -31,7 +31,8 @@ class Inclusion:
 
     times: (m,), points: (m, d) float64 at those times. events: where the curve changes its law (event-driven).
     status: "exact" (rationals, evaluated in float64 at the end), "closed form" (piecewise quadratic, or a sum of
-        powers, one a coordinate: formulas and event times in float64, up to rounding), "bounded" (proximal Euler;
+        powers, one a coordinate: formulas and event times in float64, up to rounding), "integrated" (DOP853 from kink
+        to kink; `error` is an estimate, the difference of two tolerances, no bound), "bounded" (proximal Euler;
         `error` bounds the distance to the solution at every time), "bundle" (the same with steps found by planes
         below F: `error` is a bound if F is convex, of which no counterexample was met) or "zeno" (more events than
         allowed; the curve is right up to the last one).
