@@ -73,3 +73,46 @@ def test_a_compiled_step_calls_the_hooks_outside_its_graphs(tmp_path: Path) -> N
     steps, recorded = watching.run.series("gradient_norm")
     assert steps.size and recorded == pytest.approx([norms[one] for one in steps], rel=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4  # the hooks come and go, the graphs stay
+
+
+class Tokens(nn.Module):
+    """A score for each of 5 tokens: its loss sees a row a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embedding(x)).flatten(0, 1)
+
+
+@pytest.mark.parametrize("data_given", [True, False])
+def test_a_row_of_the_loss_is_not_taken_for_a_sample(tmp_path: Path, data_given: bool) -> None:
+    words = torch.randint(7, (24, 5), generator=torch.Generator().manual_seed(0))
+    model, loss_fn = Tokens(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    data = (words, words) if data_given else None
+
+    def forward(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        value: torch.Tensor = loss_fn(model(batch[0]), batch[1].flatten())
+        return value
+
+    with tame.watch(model, optimizer, loss_fn, data, forward=forward, out=tmp_path) as watching:
+        for _ in range(3):
+            optimizer.zero_grad()
+            for part in words[:12].split(6):  # accumulated
+                (forward(model, (part, part)) / 2).backward()
+            optimizer.step()
+    # without data nobody knows how many rows a sample makes
+    assert watching.run.meta.get("batch_size") == (12 if data_given else None)
+
+
+def test_how_batches_are_drawn_may_be_told(tmp_path: Path) -> None:
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with tame.watch(model, optimizer, out=tmp_path, sampling="reshuffled") as watching:
+        pass
+    assert watching.run.meta["sampling"] == "reshuffled"
+    with pytest.raises(ValueError, match="sampling must be one of unknown, reshuffled"):
+        tame.watch(model, optimizer, out=tmp_path, sampling="random")

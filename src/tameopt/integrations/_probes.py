@@ -46,6 +46,34 @@ def full_objective(
         return None, str(error)
 
 
+def loss_rows(problem: Problem | None, loss: Loss | None) -> int | None:
+    """How many rows of the loss' first argument a sample makes: a language model's loss sees a row a token.
+
+    None when that cannot be told: without data, where the loss is no module, or is not called with a fixed number.
+    """
+    if problem is None or problem.is_function or not isinstance(loss, nn.Module):
+        return None
+    batch: Any = next(iter(problem.batches))
+    counts = []
+    for size in dict.fromkeys((1, min(3, size_of(batch)))):
+        rows_seen = [0]
+
+        def count(module: nn.Module, inputs: Any, output: Any, seen: list[int] = rows_seen) -> None:
+            if inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].ndim:
+                seen[0] += inputs[0].shape[0]
+
+        handle = loss.register_forward_hook(count)
+        try:
+            problem.batch_gradient(problem.theta, rows(batch, slice(0, size)))
+        except Exception:  # noqa: BLE001 - a model may need more samples than this: then it is not told
+            return None
+        finally:
+            handle.remove()
+        counts.append((rows_seen[0], size))
+    each = counts[0][0]
+    return each if each and all(seen == each * size for seen, size in counts) else None
+
+
 class Probes:
     """Full-data probes and copies of theta, on every rank that holds a part of theta.
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from tameopt.integrations._optimizer import arguments_of
+from tameopt.problem import Problem
 from tameopt.run import Run, RunFormatError
 
 _LOG = logging.getLogger("tameopt")
@@ -20,6 +23,31 @@ def free_folder(root: Path, name: str) -> Path:
     while folder.exists():
         folder, serial = root / f"{name}-{serial}", serial + 1
     return folder
+
+
+def settings_of(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[torch.Tensor],
+    problem: Problem | None,
+    name: str | None,
+) -> dict[str, Any]:
+    """What the record says of a watched training from its beginning on."""
+    kind = type(model).__name__.removeprefix("FSDP")
+    names = {id(parameter): key for key, parameter in model.named_parameters()}
+    return {
+        "target": name or kind,
+        "problem": kind,
+        "d": sum(parameter.numel() for parameter in parameters),
+        "n": problem.n if problem is not None else None,
+        "dtype": str(parameters[0].dtype).removeprefix("torch."),
+        "optimizer": {
+            "name": type(optimizer).__name__,
+            "arguments": arguments_of(optimizer.param_groups[0]),
+            "groups": [arguments_of(group, names) for group in optimizer.param_groups],
+        },
+        "watched": True,
+    }
 
 
 class Record:

@@ -44,7 +44,7 @@ class Samples:
         self._last = 0  # the last step written
         self._loss: torch.Tensor | None = None
         self._losses = 0
-        self.batch_size = 0  # samples that the loss saw for the present step
+        self.rows = 0  # of the loss' first argument, for the present step
         self._flushed = time.perf_counter()
         self._hooked = len(parameters) <= _HOOKED_PARAMETERS
         self._handles: list[Any] = []
@@ -110,7 +110,7 @@ class Samples:
                 before = before / self.skips.scale.to(before)
                 if getattr(self._optimizer, "grad_scale", None) is not None:
                     after = after / self.skips.scale.to(after)
-            numbers, self.batch_size, plan = self._ranks.join(loss, after, before, self.batch_size, plan)
+            numbers, self.rows, plan = self._ranks.join(loss, after, before, self.rows, plan)
             self._buffer[len(self._rows)] = numbers
         self._rows.append((step, [float(group["lr"]) for group in self._optimizer.param_groups]))
         self._loss, self._losses, self._before = None, 0, None

@@ -24,10 +24,10 @@ from tameopt.batches import Batch, size_of
 from tameopt.evidence import Finding
 from tameopt.integrations._budget import Budget, parse_share
 from tameopt.integrations._hooks import Hooks
-from tameopt.integrations._optimizer import arguments_of, innermost
-from tameopt.integrations._probes import Probes, full_objective
+from tameopt.integrations._optimizer import innermost
+from tameopt.integrations._probes import Probes, full_objective, loss_rows
 from tameopt.integrations._ranks import GATHERED_BYTES, Alone, Plan, Sharded, sharded
-from tameopt.integrations._record import Record, free_folder
+from tameopt.integrations._record import Record, free_folder, settings_of
 from tameopt.integrations._samples import Samples
 from tameopt.loss_module import Loss, unwrapped
 from tameopt.problem import Problem
@@ -56,6 +56,8 @@ class Watch:
     ) -> None:
         self.budget = budget
         self._samples, self._probes, self._ranks, self._replicas = samples, probes, ranks, replicas
+        self._rows = loss_rows(probes.problem, loss_fn)
+        self._told = False  # whether `step` tells the batches
         self._run = run
         self._record = Record(run)
         self._step = 0
@@ -107,7 +109,8 @@ class Watch:
         if loss is not None:
             self._samples.add_loss(loss)
         if batch is not None:
-            self._samples.batch_size += size_of(batch)
+            self._samples.rows = size_of(batch) * (self._rows or 1) + (self._samples.rows if self._told else 0)
+            self._told = True
 
     def report(self, **options: Any) -> Any:
         """The audit of the run so far (a Diagnosis); training may go on afterwards."""
@@ -173,8 +176,8 @@ class Watch:
         seen = self._armed and not self._probes.running and torch.is_grad_enabled()
         if seen and isinstance(output, torch.Tensor):
             self._samples.add_loss(output)
-            if inputs and isinstance(inputs[0], torch.Tensor) and inputs[0].ndim:
-                self._samples.batch_size += inputs[0].shape[0]
+            if self._rows and not self._told and inputs and isinstance(inputs[0], torch.Tensor):
+                self._samples.rows += inputs[0].shape[0]
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         # optimizer.step(closure) computes the gradients inside (Lightning, LBFGS): they are read after the step
@@ -258,10 +261,11 @@ class Watch:
 
     def _write_batch_size(self) -> None:
         # the first sampled step tells; the last batch of an epoch may be smaller
-        if self._samples.batch_size and not self._batch_size_written:
-            self._record.update_meta({"batch_size": self._samples.batch_size * self._replicas})
+        size, rest = divmod(self._samples.rows * self._replicas, self._rows or 1)
+        if size and not rest and not self._batch_size_written:
+            self._record.update_meta({"batch_size": size})
             self._batch_size_written = True
-        self._samples.batch_size = 0
+        self._samples.rows = 0
 
 
 def watch(
@@ -277,6 +281,7 @@ def watch(
     name: str | None = None,
     window_steps: int = _WINDOW_STEPS,
     scaler: torch.amp.GradScaler | None = None,
+    sampling: str = "unknown",
 ) -> Watch:
     """Watch a training loop through its optimizer's hooks; the loop itself stays as it is.
 
@@ -287,6 +292,7 @@ def watch(
     budget: share of the training's time that watching may take, "2%" or 0.02.
     out, name: the record goes to `out/name` (a number is added rather than overwrite).
     window_steps: consecutive iterates kept in a window now and then (0 for none).
+    sampling: how the loop draws its batches, as you know it: "reshuffled", "with replacement" or "full batch".
     scaler: the loop's GradScaler, whose scale is recorded; a step that it skips is not counted as a step.
 
     Under DDP only rank 0 watches, the other ranks get a Watch that does nothing. With sharded parameters (FSDP2's
@@ -310,7 +316,9 @@ def watch(
     >>> watching.run.meta["steps_done"]
     3
     """
-    share = parse_share(budget)
+    share, known = parse_share(budget), ("unknown", "reshuffled", "with replacement", "full batch")
+    if sampling not in known:
+        raise ValueError(f"sampling must be one of {', '.join(known)}, got {sampling!r}.")
     optimizer = innermost(optimizer)
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     trained = [parameter for parameter in held if parameter.requires_grad]
@@ -333,22 +341,7 @@ def watch(
             problem, fails = full_objective(inner, loss_fn, data, forward, batch_size, ranks)
         else:
             fails = f"theta takes more than {GATHERED_BYTES >> 30} GiB: it is not gathered on every rank"
-    names = {id(parameter): key for key, parameter in inner.named_parameters()}
-    settings = {
-        "target": name or type(inner).__name__.removeprefix("FSDP"),
-        "problem": type(inner).__name__.removeprefix("FSDP"),
-        "d": d,
-        "n": problem.n if problem is not None else None,
-        "dtype": str(parameters[0].dtype).removeprefix("torch."),
-        "optimizer": {
-            "name": type(optimizer).__name__,
-            "arguments": arguments_of(optimizer.param_groups[0]),
-            "groups": [arguments_of(group, names) for group in optimizer.param_groups],
-        },
-        "sampling": "unknown",
-        "watched": True,
-        "budget": share,
-    }
+    settings = settings_of(inner, optimizer, parameters, problem, name) | {"sampling": sampling, "budget": share}
     run = None if rank else Run.create(free_folder(Path(out), label), settings)
     replicated = isinstance(model, nn.parallel.DistributedDataParallel)
     replicas = torch.distributed.get_world_size() if several and replicated else 1

@@ -88,7 +88,7 @@ def unbiased(context: Context) -> Finding:
         claim,
         "How the batches were drawn was not recorded.",
         missing="the sampler: 'with replacement', 'reshuffled' or 'full batch'",
-        remedy="tame.watch(model, optimizer, loss, data=loader) reads it from the loader",
+        remedy="tell it: tame.watch(model, optimizer, loss, data, sampling='reshuffled')",
     )
 
 

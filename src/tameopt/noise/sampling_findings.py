@@ -53,7 +53,7 @@ def sampling_noise(context: Context) -> Answer:
         missing = unknown("noise.bounded_variance", f"The noise was not measured: {reason}.", missing=reason)
         return Answer((bias, missing, _no_scale(reason)))
     points = _along_path(context)
-    replacement = run.meta.get("sampling") == "with replacement"
+    replacement = run.meta.get("sampling") != "reshuffled"  # not recorded: the larger of the two is a bound
     factor = batch_factor(problem.n, min(size, problem.n) if not replacement else size, replacement)
     seconds = time.perf_counter() - begun
     cost = Cost(gradients=sum(point.samples / problem.n + 1 for _, point in points), seconds=seconds)

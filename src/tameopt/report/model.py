@@ -74,7 +74,8 @@ def subject(diagnosis: Diagnosis) -> list[str]:
     if settings.schedule and settings.schedule not in settings.optimizer:
         pieces.append(f"schedule {settings.schedule}")
     if settings.batch_size > 0 and settings.n > 1:
-        full = settings.batch_size >= settings.n
+        whole = settings.sampling == "reshuffled" and settings.batch_size >= settings.n
+        full = whole or settings.sampling == "full batch"
         pieces.append("full batch" if full else f"batch {settings.batch_size:,}")
     if settings.d > 0:
         pieces.append(f"{settings.d:,} parameter{'s' if settings.d != 1 else ''}")
