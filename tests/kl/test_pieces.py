@@ -38,6 +38,9 @@ KNOWN = [
     ("(x + y - 1)**2/2 + abs(x) + abs(y)", [0, 0], "1/2"),
     ("(x + y - 3)**2/2 + abs(x) + abs(y)", [0, 0], "0"),
     ("(x + y - 5/2)**2/2 + abs(x)*2 + abs(2*y - 1)", [0, "1/2"], "1/2"),
+    ("(x - y)**2 - abs(x)/(-1)", None, "1/2"),  # two minuses make a convex absolute value
+    ("(x - y)**2 - abs(x - 1)/(-1)", [1, 1], "1/2"),
+    ("(x - y)**2 - abs(x - 1)/(-1)", [0, 0], "0"),
 ]
 
 
@@ -56,6 +59,8 @@ def test_where_no_rule_applies_it_says_so():
     assert exponent("(x + y)**2 - abs(x) - abs(y)").theta is None
     # an indefinite quadratic neither
     assert exponent("x*y + abs(x) + abs(y)").theta is None
+    # nor a negative weight
+    assert exponent("(x - y)**2 + abs(x)/(-1)").theta is None
 
 
 PIECE = st.tuples(st.integers(1, 5), st.sampled_from([-2, -1, 1, 3]))

@@ -196,9 +196,10 @@ def lasso(tree: Any, point: Mapping[str, Fraction]) -> Fraction | None:
             for e, c in smooth.items():
                 q[e] = q.get(e, Fraction(0)) + s * c
             continue
-        weight, inner = _weighted(part)
+        factor, inner = _weighted(part)
+        weight = s * factor
         line = _polynomial(inner[1], names) if inner[0] == "abs" else None
-        if line is None or s * weight < 0 or sum(1 for e in line if any(e)) != 1 or any(sum(e) > 1 for e in line):
+        if line is None or weight < 0 or sum(1 for e in line if any(e)) != 1 or any(sum(e) > 1 for e in line):
             return None
         ((e, a),) = ((e, a) for e, a in line.items() if any(e))
         i = e.index(1)

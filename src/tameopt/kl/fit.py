@@ -111,7 +111,7 @@ def fit(run: Run | LossSeries, *, lower: float | None = None, seed: int = 0, nam
     """
     series = run if isinstance(run, LossSeries) else loss_series(run, name)
     if series.size < FEWEST:
-        reason = f"the loss was recorded {series.size} times, a fit needs {FEWEST}"
+        reason = f"the record holds {series.size} of the {FEWEST} losses that a fit needs"
         return replace(_blank(series, 0, seed), reason=reason)
     found = _settled(series, seed)
     if found is None:

@@ -62,7 +62,9 @@ def forecast(run: Run | LossSeries, target: float, *, lower: float | None = None
     if lower is not None and target <= lower:
         return Forecast(target, reason=f"the target is not above {lower:.4g}, below which F cannot fall")
     if series.size < 2 * _FEWEST:
-        return Forecast(target, reason=f"the loss was recorded {series.size} times, a forecast needs {2 * _FEWEST}")
+        return Forecast(
+            target, reason=f"the record holds {series.size} of the {2 * _FEWEST} losses that a forecast needs"
+        )
     clock, values = series.clock - series.clock[0], smoothed(series)
     if values[-1] <= target:
         return Forecast(target, 0.0, (0.0, 0.0), how="F is there already")
