@@ -163,6 +163,7 @@ def _other_library(package: str, name: str) -> Callable[[list[torch.Tensor]], An
 
 class _Compiled:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        torch.compiler.reset()  # past dynamo's limit of recompilations the next would run uncompiled
         self.step = torch.compile(optimizer.step)
 
 
