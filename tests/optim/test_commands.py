@@ -53,7 +53,7 @@ def test_bench_prints_times_and_json():
     [
         (("bench", "prox"), "tameopt bench measures optimizers, got 'prox'"),
         (("bench", "optimizers", "--optimizer", "LBFGS"), "takes elementwise optimizers, LBFGS is none"),
-        (("bench", "optimizers", "--case", "huge"), "a case is small, gpt2-medium or one:N"),
+        (("bench", "optimizers", "--case", "huge"), "a case is small, sharded, gpt2-medium or one:N"),
     ],
 )
 def test_bad_input(arguments, message):
@@ -76,3 +76,27 @@ def test_shapes_of_the_cases():
     assert sum(torch.Size(shape).numel() for shape in gpt2_medium()) == 354_823_168
     assert len(gpt2_medium()) == 292
     assert len(case("small")) == 1000 and case("one:1_000") == ((1000,),)
+
+
+def test_sharded_parameters_are_timed_as_dtensors_and_the_process_group_goes_again(monkeypatch):
+    from tameopt.optim import benchmark
+
+    kinds = set()
+    monkeypatch.setattr(benchmark, "small_tensors", lambda: ((4, 3), (4,)))
+    timed = benchmark._timed
+    monkeypatch.setattr(
+        benchmark,
+        "_timed",
+        lambda action, device: (
+            kinds.update(type(p).__name__ for p in getattr(action, "__self__", _Nothing).param_groups[0]["params"])
+            or timed(action, device)
+        ),
+    )
+    rows = {row.implementation: row for row in measure(["sharded"], ["SGD"], repeats=1).rows}
+    assert rows["tameopt"].failure == "" and rows["tameopt"].median > 0
+    assert kinds == {"DTensor"}
+    assert not torch.distributed.is_initialized()
+
+
+class _Nothing:
+    param_groups = ({"params": ()},)

@@ -12,7 +12,9 @@ What = Annotated[str, typer.Argument(metavar="optimizers", help="What to measure
 Cases = Annotated[
     list[str] | None,
     typer.Option(
-        "--case", help="small, gpt2-medium or one:N (a tensor of N elements); repeatable.", show_default=False
+        "--case",
+        help="small, sharded (small tensors as DTensors), gpt2-medium or one:N (a tensor of N elements); repeatable.",
+        show_default=False,
     ),
 ]
 Names = Annotated[

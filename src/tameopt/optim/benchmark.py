@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,15 +39,15 @@ def small_tensors() -> Shapes:
 
 
 def case(name: str) -> Shapes:
-    """Shapes of a case: "small", "gpt2-medium", or "one:N" for one tensor of N elements."""
-    if name == "small":
+    """Shapes of a case: "small", "sharded" (the same as DTensors), "gpt2-medium", or "one:N" for one tensor."""
+    if name in ("small", "sharded"):
         return small_tensors()
     if name == "gpt2-medium":
         return gpt2_medium()
     kind, _, count = name.partition(":")
     if kind == "one" and count.replace("_", "").isdigit():
         return ((int(count),),)
-    raise ValueError(f"a case is small, gpt2-medium or one:N with N the number of elements, got {name!r}.")
+    raise ValueError(f"a case is small, sharded, gpt2-medium or one:N with N the number of elements, got {name!r}.")
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,11 @@ def measure(
     for label in cases:
         shapes = case(label)
         copies: list[float] = []
-        for name in names:
-            progress(f"{label}: {name}")
-            kinds = _implementations(optim.entry(name), engine, compiled, device)
-            rows += _race(label, name, shapes, kinds, copies, device, repeats)
+        with _alone() if label == "sharded" else nullcontext():
+            for name in names:
+                progress(f"{label}: {name}")
+                kinds = _implementations(optim.entry(name), engine, compiled, device)
+                rows += _race(label, name, shapes, kinds, copies, device, repeats)
         bandwidth[label] = float(np.median(copies))
     return Table(tuple(rows), bandwidth, _versions(device))
 
@@ -185,6 +187,8 @@ def _race(
         torch.nn.Parameter(torch.randn(shape, device=device, generator=generator)) for shape in shapes
     ]
     gradients = [torch.randn(p.shape, device=device, generator=generator) for p in params]
+    if label == "sharded":
+        params, gradients = _sharded(params, device), [g.detach() for g in _sharded(gradients, device)]
 
     def step(optimizer: Any) -> float:
         for p, g in zip(params, gradients, strict=True):  # heavyball takes `.grad` away: the next would step nothing
@@ -249,6 +253,32 @@ def _race(
             )
         )
     return rows
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """A process group of this one process, where there is none."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        yield
+        return
+    store = distributed.HashStore()  # type: ignore[attr-defined]  # public by torch's docs
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def _sharded(tensors: Sequence[torch.Tensor], device: str) -> list[torch.Tensor]:
+    """Parameters that are DTensors, sharded over the processes: FSDP2's parameters."""
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh(device, (distributed.get_world_size(),))
+    return [torch.nn.Parameter(distribute_tensor(tensor.detach(), mesh, [Shard(0)])) for tensor in tensors]
 
 
 def _timed(action: Callable[[], Any], device: str) -> float:
