@@ -263,12 +263,11 @@ def _flat_tail(scene: Scene) -> Candidate | None:
     low, high = drift.level_interval
     return Candidate(
         "noise floor",
-        f"The loss has stopped falling at this step size: F fluctuates by {drift.fluctuation:.2g} about "
-        f"{drift.level:.4g} [{low:.4g}, {high:.4g}].",
+        f"The loss has stopped falling at this step size: {history.level_name} fluctuates by "
+        f"{drift.fluctuation:.2g} about {drift.level:.4g} [{low:.4g}, {high:.4g}].",
         (
-            f"Over the second half F changes by {drift.slope:.2g} [{drift.interval[0]:.2g}, "
-            f"{drift.interval[1]:.2g}] a "
-            f"step ({drift.blocks} block means).",
+            f"Over the second half {history.level_name} changes by {drift.slope:.2g} [{drift.interval[0]:.2g}, "
+            f"{drift.interval[1]:.2g}] a step ({drift.blocks} block means).",
             *scene.said("noise.bounded_variance", "noise.scale", "step.stable"),
         ),
         "medium",
@@ -322,8 +321,8 @@ def _falling(scene: Scene) -> Candidate | None:
         f"The loss still falls, from {scene.first_loss:.4g} to {scene.last_loss:.4g} so far; at which rate "
         f"is not decided.",
         (
-            f"Over the second half of the record F falls by {-drift.slope:.3g} [{-high:.3g}, {-low:.3g}] a step "
-            f"({drift.blocks} block means).",
+            f"Over the second half of the record {scene.history.level_name} falls by {-drift.slope:.3g} "
+            f"[{-high:.3g}, {-low:.3g}] a step ({drift.blocks} block means).",
             *scene.said("run.noise_floor"),
         ),
         "medium",

@@ -151,7 +151,7 @@ def noise_floor_finding(fit: Fit, series: LossSeries) -> Finding:
             )
     return unknown(
         claim,
-        "Whether F still falls is hidden in its fluctuation.",
+        f"The {series.size:,} recorded values of F alone do not tell whether it still falls: they fluctuate.",
         missing="a longer record: the interval of the trend contains 0 but also a fall that would matter",
         remedy="train longer, or record full_loss more often",
         scope=Scope.RUN,

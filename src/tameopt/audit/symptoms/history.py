@@ -74,6 +74,11 @@ class History:
         return blocks(self.batch, 100)
 
     @property
+    def level_name(self) -> str:
+        """What `level` holds, in words."""
+        return "F" if self.level is self.full else "the batches' mean loss"
+
+    @property
     def deterministic(self) -> bool:
         """Whether every step used all samples."""
         if self.meta.get("sampling") == "full batch":
