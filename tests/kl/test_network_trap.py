@@ -327,3 +327,14 @@ def test_twins_with_different_labels_are_named():
     assert math.isinf(certificate.h)
     Y[3] = Y[1]
     assert "samples 1 and 3 have the same input and the same target" in trap_certificate(problem).reason
+
+
+@pytest.mark.parametrize("kind", [nn.Tanh, nn.Identity])
+def test_opposite_inputs_of_a_bias_free_network_are_named(kind):
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 9, bias=False), kind(), nn.Linear(9, 8, bias=False), kind(), nn.Linear(8, 1, bias=False)]
+    X, Y = torch.randn(3, 4, dtype=D), torch.randn(3, 1, dtype=D)
+    X[2] = -X[0] if kind is nn.Tanh else -2 * X[0]
+    reason = trap_certificate(Problem(nn.Sequential(*layers).double(), MSE, (X, Y))).reason
+    words = "are opposite" if kind is nn.Tanh else "sample 2 is -2 times that of sample 0"
+    assert words in reason and "with targets that are not" in reason

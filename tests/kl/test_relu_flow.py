@@ -178,6 +178,16 @@ def test_twins_have_no_certificate():
     assert "lambda_min" in flow_certificate(problem, train(problem, 10)).reason
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_scaled_copies_of_a_bias_free_network_are_named(bias):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 40, bias=bias), nn.ReLU(), nn.Linear(40, 1, bias=False)).double()
+    X, Y = problem_of().batches.whole
+    X[3], Y[3] = 2 * X[0], 3 * Y[0]
+    reason = flow_certificate(Problem(model, MSE, (X, Y))).reason
+    assert ("sample 3 is 2 times that of sample 0, with targets that are not" in reason) != bias
+
+
 @pytest.mark.parametrize(
     ("model", "loss", "message"),
     [

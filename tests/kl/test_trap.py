@@ -16,7 +16,6 @@ from torch import nn
 
 from tameopt.evidence import Verdict
 from tameopt.kl import check, check_shallow, check_trap, ntk, trap_certificate
-from tameopt.kl.rank import named, twins
 from tameopt.kl.shallow import ShallowNetwork, Sine, recognise
 from tameopt.kl.shallow_numbers import ProvedNumbers, ShallowNumbers, shallow_numbers
 from tameopt.kl.trap import certify
@@ -262,45 +261,6 @@ def test_both_layers_certify_when_wide():
 def test_more_outputs_than_parameters_is_named():
     certificate = trap_certificate(problem_of(n=40, d=2, m=4))
     assert "more outputs than trained parameters" in certificate.reason
-
-
-def test_twins_with_different_labels_are_named():
-    problem = problem_of()
-    X, Y = problem.batches.whole
-    X[4], Y[4] = X[1], -Y[1]
-    certificate = trap_certificate(problem)
-    assert "samples 1 and 4 have the same input and different targets" in certificate.reason
-
-
-def test_near_twins_with_different_labels_are_named_with_their_distance():
-    problem = problem_of()
-    X, Y = problem.batches.whole
-    X[4], Y[4] = X[1], -Y[1]
-    X[4, 0] += 1e-5
-    certificate = trap_certificate(problem)
-    assert "must be at most 1/2" in certificate.reason
-    assert "the inputs of samples 1 and 4 are 1e-05 apart, with different targets" in certificate.reason
-    assert "one target for the samples that are named" in certificate.finding().evidence.remedy
-    X[4, 0] = X[1, 0] + 1e-9
-    certificate = trap_certificate(problem)
-    assert "0 within rounding: the inputs of samples 1 and 4 are 1e-09 apart" in certificate.reason
-    Y[4] = Y[1]
-    assert "samples 1 and 4 are 1e-09 apart, with the same target" in trap_certificate(problem).reason
-
-
-def test_near_twins_are_found_far_from_the_origin_and_the_nearest_is_first():
-    generator = np.random.default_rng(0)
-    X = 1e5 + generator.standard_normal((300, 7))
-    Y = np.arange(300.0)[:, None]
-    X[200] = X[17] + 1e-3
-    X[100] = X[30]
-    found = twins(X, Y)
-    assert [(pair.first, pair.second) for pair in found] == [(30, 100), (17, 200)]
-    assert found[0].distance == 0.0 and found[1].distance == pytest.approx(1e-3 * math.sqrt(7), rel=1e-6)
-    Y[200] = Y[17]
-    assert len(twins(X, Y)) == 1
-    X[100:104] = X[30]
-    assert named(X, Y).count("the same input") == 3 and "more pairs" in named(X, Y)
 
 
 def test_what_would_help_has_a_number(certified):

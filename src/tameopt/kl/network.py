@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,14 @@ class Network(Operators):
         widths = "-".join(str(self.weights[op["weight"]].shape[0]) for op in layers)
         places = " (convolutions among them)" if any(op["positions"] > 1 for op in layers) else ""
         return f"{len(layers)} layers of widths {widths}{places}, {', '.join(kinds) or 'linear'}"
+
+    @property
+    def symmetry(self) -> Literal["", "odd", "linear"]:
+        """Whether f(-x) = -f(x), or f is linear in x, for all weights."""
+        kinds = {op["name"] for op in self.ops if op["op"] == "activation"}
+        if any(op.get("bias") is not None for op in self.ops) or not kinds <= {"tanh", "sin"}:
+            return ""
+        return "odd" if kinds else "linear"
 
     @property
     def count(self) -> int:

@@ -19,6 +19,7 @@ from torch import nn
 from tameopt.evidence import Certificate, Finding, Scope, Verdict, proved, unknown
 from tameopt.kl.check_flow import FORMAT, Flow
 from tameopt.kl.least_squares import least_squares
+from tameopt.kl.rank import why_singular
 from tameopt.kl.shallow import altered, beyond, leaf_modules, sequential_parts
 from tameopt.kl.stored import inline, write
 from tameopt.problem import Problem
@@ -110,6 +111,9 @@ def flow_certificate(problem: Problem, theta: torch.Tensor | None = None) -> Flo
     least = flow.kernel_low(1e-9 * max(flow.u0, 1e-300))
     if not least > 0:
         reason = "lambda_min(J J^T) of the pairs away from kinks is 0 as far as rounding lets see"
+        free = not {"b", "e"} & set(arrays)
+        pairs = why_singular(arrays["X"], arrays["Y"], "homogeneous" if free else "")
+        reason = f"{reason}: {pairs}" if pairs else reason
         return FlowCertificate(False, Verdict.UNKNOWN, reason, math.inf, **about)
     taus, certain, q = _clock(flow, least)
     ratio = flow.u0 / certain if certain > 0 else math.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -119,6 +119,11 @@ class Shallow:
         m, k = self.W.shape[0], self.C.shape[0]
         sizes = {"W": self.W.size, "b": m, "C": self.C.size, "e": k}
         return sum(sizes[name] for name in self.trained)
+
+    @property
+    def symmetry(self) -> Literal["", "odd"]:
+        """Whether f(-x) = -f(x) for all weights."""
+        return "odd" if self.activation in ("tanh", "sin") and self.b is None and self.e is None else ""
 
     def description(self) -> dict[str, Any]:
         """The network for a certificate, without its arrays."""

@@ -19,7 +19,7 @@ from tameopt.kl.check_trap import FORMAT
 from tameopt.kl.kantorovich import SLACK, Numbers, trap
 from tameopt.kl.least_squares import least_squares
 from tameopt.kl.network import Network, affordable, network_numbers, trace_network
-from tameopt.kl.rank import named, rank_deficient
+from tameopt.kl.rank import rank_deficient, why_singular
 from tameopt.kl.shallow import Shallow, recognise
 from tameopt.kl.shallow_numbers import ProvedNumbers, proved_numbers, shallow_numbers
 from tameopt.kl.stored import inline, write
@@ -264,7 +264,7 @@ def conclude(
             reason = f"step {step} is beyond the largest certified one, {largest:.4g}"
             about["step"] = largest
         elif not found.h <= 0.5:
-            pairs = named(net.X, net.Y)
+            pairs = why_singular(net.X, net.Y, net.symmetry, conflicting=True)
             reason = f"{reason}; {pairs}" if pairs else reason
         return TrapCertificate(False, Verdict.UNKNOWN, reason, **about)
     claims = found.claims
