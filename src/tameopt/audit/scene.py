@@ -11,7 +11,7 @@ from typing import Any
 from tameopt.analysis import Context
 from tameopt.audit.diagnosis import Confidence
 from tameopt.audit.symptoms.history import History
-from tameopt.curvature.stability import StabilityLimit, stability_limit
+from tameopt.curvature.stability import StabilityLimit, recorded_limit
 from tameopt.evidence import Finding, Verdict
 
 _HOLDS = (Verdict.PROVED, Verdict.MEASURED)
@@ -117,8 +117,7 @@ class Scene:
         """The stability limit of the method on alpha lambda_max."""
         if self.history is None:
             return StabilityLimit("", None, reason="no run")
-        optimizer = self.history.meta.get("optimizer") or {}
-        return stability_limit(str(optimizer.get("name", "")), optimizer.get("arguments") or {})
+        return recorded_limit(self.history.meta)
 
     @cached_property
     def settled(self) -> bool:

@@ -297,7 +297,7 @@ class _Loop:
     def _second_moments(self) -> dict[str, torch.Tensor]:
         """The running squares of the gradients of an adaptive optimizer, flat like theta; {} for others."""
         found = {}
-        for name in ("exp_avg_sq", "square_avg"):
+        for name in ("exp_avg_sq", "square_avg", "sum"):
             parts = [self.optimizer.state.get(p, {}).get(name) for p in self.parameters.values()]
             if all(isinstance(part, torch.Tensor) for part in parts):
                 found[name] = torch.cat([part.detach().reshape(-1) for part in parts])

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from tameopt.analysis import Answer, Context
-from tameopt.curvature.eigenvalues import spectrum
 from tameopt.curvature.sharpness import Sharpness, lipschitz
-from tameopt.curvature.stability import StabilityLimit, stability_limit
+from tameopt.curvature.step_findings import StepRatios, Steps, stable_finding, step_ratios, steps_of
 from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
-from tameopt.linear_operator import SymmetricOperator
 from tameopt.picture import Picture, Series
-from tameopt.run import Run
 
 PATH_CLAIMS = ("gradient.lipschitz", "step.below_1_over_L", "step.stable")
 
 # our choice: six points show a trend, and stay within seconds on small networks
 _POINTS = 6
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """What the run says about its steps: alpha_k by k, and the method's limit."""
-
-    numbers: np.ndarray
-    sizes: np.ndarray
-    limit: StabilityLimit
-    stochastic: bool
-
-    def at(self, step: int) -> float:
-        """alpha_k of the last recorded step up to `step` (the final iterate takes no step of its own)."""
-        place = int(np.searchsorted(self.numbers, step, side="right")) - 1
-        return float(self.sizes[max(place, 0)])
 
 
 def analyse_path(context: Context) -> Answer:
@@ -52,12 +33,16 @@ def analyse_path(context: Context) -> Answer:
         generator=context.generator(1),
         notify=context.notify,
     )
-    settings = _steps_of(context.run)
-    findings = [_lipschitz_finding(context, sharpness)]
-    findings.append(_below_finding(sharpness, settings))
-    stable, ratios, limit_value, extra = _stable_finding(context, sharpness, settings)
-    findings.append(stable)
-    pictures = _pictures(sharpness, settings, ratios, limit_value)
+    settings = steps_of(context.run)
+    ratios = None
+    if isinstance(settings, Steps) and settings.limit.limit is not None:
+        ratios = step_ratios(context, sharpness, settings)
+    findings = (
+        _lipschitz_finding(context, sharpness),
+        _below_finding(sharpness, settings),
+        stable_finding(ratios, settings),
+    )
+    pictures = _pictures(sharpness, settings, ratios)
     facts = {
         "sharpness": [
             {"step": step, "lambda_max": high, "lambda_min": low, "error": error}
@@ -66,10 +51,11 @@ def analyse_path(context: Context) -> Answer:
             )
         ],
         "secants": list(sharpness.secants),
-        "stability_ratio": list(ratios),
+        "stability_ratio": _heights(ratios, settings),
+        "stability_function": "" if ratios is None else ratios.function,
     }
-    cost = Cost(len(steps), sharpness.products + extra, time.perf_counter() - began)
-    return Answer(tuple(findings), pictures, facts, cost)
+    spent = sharpness.products + (0 if ratios is None else ratios.products)
+    return Answer(findings, pictures, facts, Cost(len(steps), spent, time.perf_counter() - began))
 
 
 def _recorded_points(context: Context) -> tuple[list[int], list[torch.Tensor]]:
@@ -88,25 +74,6 @@ def _recorded_points(context: Context) -> tuple[list[int], list[torch.Tensor]]:
     if not finite:
         return [max(run.last_step, 0)], [context.theta]
     return [step for step, _ in finite], [theta for _, theta in finite]
-
-
-def _steps_of(run: Run | None) -> _Steps | str:
-    """The steps of the run, or why they are not known."""
-    if run is None:
-        return "no run was recorded, so that there is no step to judge"
-    numbers, sizes = run.series("lr")
-    if numbers.size == 0:
-        return "the run recorded no step sizes (the series 'lr')"
-    keep = np.isfinite(sizes)
-    if not keep.any():
-        return "no recorded step size is finite"
-    meta = run.meta
-    optimizer = meta.get("optimizer") or {}
-    if not isinstance(optimizer, dict) or not optimizer.get("name"):
-        limit = StabilityLimit("unknown", None, reason="the run does not say which optimizer made it")
-    else:
-        limit = stability_limit(str(optimizer["name"]), optimizer.get("arguments") or {})
-    return _Steps(numbers[keep], sizes[keep], limit, meta.get("sampling") != "full batch")
 
 
 def _lipschitz_finding(context: Context, sharpness: Sharpness) -> Finding:
@@ -148,7 +115,7 @@ def _lipschitz_finding(context: Context, sharpness: Sharpness) -> Finding:
     )
 
 
-def _below_finding(sharpness: Sharpness, settings: _Steps | str) -> Finding:
+def _below_finding(sharpness: Sharpness, settings: Steps | str) -> Finding:
     claim = "step.below_1_over_L"
     if isinstance(settings, str):
         return unknown(claim, "Whether the step is below 1/L is not known.", missing=settings)
@@ -184,113 +151,15 @@ def _below_finding(sharpness: Sharpness, settings: _Steps | str) -> Finding:
     )
 
 
-def _ratios(
-    context: Context, sharpness: Sharpness, settings: _Steps
-) -> tuple[list[tuple[int, float, float]], str, int]:
-    """(step, alpha lambda_max / limit, alpha) at the points where it is known; why not elsewhere; products spent."""
-    limit = settings.limit
-    assert limit.limit is not None
-    if not limit.preconditioner:
-        return (
-            [
-                (step, settings.at(step) * (high + limit.decay) / limit.limit, settings.at(step))
-                for step, high in zip(sharpness.steps, sharpness.lambda_max, strict=True)
-                if math.isfinite(high)
-            ],
-            "no finite curvature was measured",
-            0,
-        )
-    run = context.run
-    assert run is not None
-    if limit.preconditioner not in run.vector_names():
-        return (
-            [],
-            f"the second moments of {limit.method.split(',')[0]} (the vector {limit.preconditioner!r}): the run "
-            "did not record them",
-            0,
-        )
-    known = set(run.vector_steps(limit.preconditioner).tolist())
-    rows, spent = [], 0
-    for step in sharpness.steps:
-        if step not in known or step == 0:
-            continue
-        top, products = _preconditioned_top(context, run, step, limit)
-        spent += products
-        rows.append((step, settings.at(step) * top / limit.limit, settings.at(step)))
-    return rows, "second moments and parameters recorded at a common step after the first", spent
+def _heights(ratios: StepRatios | None, settings: Steps | str) -> list[tuple[int, float]]:
+    """(step, alpha lambda_max), to be compared with the limit."""
+    if ratios is None or isinstance(settings, str) or settings.limit.limit is None:
+        return []
+    return [(step, low * settings.limit.limit) for step, low, _, _ in ratios.rows]
 
 
-def _preconditioned_top(context: Context, run: Run, step: int, limit: StabilityLimit) -> tuple[float, int]:
-    """lambda_max(P^-1/2 (H + decay) P^-1/2) at a recorded step, P = sqrt(bias-corrected v) + eps."""
-    problem = context.problem
-    arguments = (run.meta.get("optimizer") or {}).get("arguments") or {}
-    moments = run.vector(step, limit.preconditioner).to(problem.device, problem.dtype)
-    if limit.preconditioner == "exp_avg_sq":
-        beta2 = float(tuple(arguments.get("betas") or (0.9, 0.999))[1])
-        moments = moments / (1 - beta2**step)
-    root = (moments.clamp_min(0).sqrt() + float(arguments.get("eps") or 1e-8)).rsqrt()
-    hessian = problem.hessian(run.vector(step).to(problem.device, problem.dtype)).shift(limit.decay)
-    scaled = SymmetricOperator(
-        problem.dim,
-        lambda block: root[:, None] * hessian.product(root[:, None] * block),
-        problem.dtype,
-        problem.device,
-        "preconditioned Hessian",
-    )
-    found = spectrum(scaled, k=1, which="largest", tolerance=1e-3, max_products=200, dense_below=50)
-    return found.lambda_max, found.products
-
-
-def _stable_finding(
-    context: Context, sharpness: Sharpness, settings: _Steps | str
-) -> tuple[Finding, tuple[tuple[int, float], ...], float, int]:
-    claim = "step.stable"
-    if isinstance(settings, str):
-        return unknown(claim, "Whether the step is stable is not known.", missing=settings), (), math.nan, 0
-    limit = settings.limit
-    if limit.limit is None:
-        finding = unknown(claim, "Whether the step is stable is not known.", missing=limit.reason)
-        return finding, (), math.nan, 0
-    rows, lacking, spent = _ratios(context, sharpness, settings)
-    if not rows:
-        finding = unknown(claim, "Whether the step is stable is not known.", missing=lacking)
-        return finding, (), limit.limit, spent
-    noise = " (the limit of the full-batch method; mini-batch noise lowers it)" if settings.stochastic else ""
-    above = [(step, ratio, alpha) for step, ratio, alpha in rows if ratio > 1]
-    last_step, last_ratio, _ = rows[-1]
-    how = f"{limit.method}: alpha lambda_max < {limit.limit:.4g} on a quadratic, at {len(rows)} recorded points"
-    pairs = tuple((step, ratio * limit.limit) for step, ratio, _ in rows)
-    if above:
-        worst = max(above, key=lambda row: row[1])
-        ending = "below it at the last" if last_ratio <= 1 else f"{last_ratio:.2f} of it at the last"
-        finding = refuted(
-            claim,
-            f"The step exceeds the stability limit of {limit.method} at {len(above)} of {len(rows)} recorded points "
-            f"(up to {worst[1]:.2f} times, at step {worst[0]:,}), {ending}{noise}.",
-            {"step": worst[0], "alpha": worst[2], "ratio_at_least": worst[1], "limit": limit.limit},
-            method=how,
-            estimate=last_ratio,
-            scope=Scope.PATH,
-        )
-        return finding, pairs, limit.limit, spent
-    largest = max(ratio for _, ratio, _ in rows)
-    finding = measured(
-        claim,
-        f"The step is at {100 * largest:.0f}% of the stability limit of {limit.method} where the loss is steepest, "
-        f"{100 * last_ratio:.0f}% at step {last_step:,}{noise}.",
-        largest,
-        method=how,
-        error_kind="lower bound between recorded points",
-        sample_size=len(rows),
-        scope=Scope.PATH,
-        source="eigenvalues of the method's recursion on a quadratic; Cohen et al. 2021, 2022",
-    )
-    return finding, pairs, limit.limit, spent
-
-
-def _pictures(
-    sharpness: Sharpness, settings: _Steps | str, pairs: tuple[tuple[int, float], ...], limit: float
-) -> tuple[Picture, ...]:
+def _pictures(sharpness: Sharpness, settings: Steps | str, ratios: StepRatios | None) -> tuple[Picture, ...]:
+    pairs = _heights(ratios, settings)
     pictures = []
     if len(sharpness.steps) > 1:
         pictures.append(
@@ -316,9 +185,10 @@ def _pictures(
                 y_label="alpha_k lambda_max(theta_k)",
                 series=(
                     Series.of("alpha_k lambda_max", [step for step, _ in pairs], [height for _, height in pairs]),
-                    Series(f"limit of {settings.limit.method}", y=(limit,), style="hline"),
+                    Series(f"limit of {settings.limit.method}", y=(settings.limit.limit or 0.0,), style="hline"),
                 ),
-                caption="Above the line the step is too long for the steepest direction: the loss oscillates there.",
+                caption="Above the line the step is too long for the steepest direction: the loss oscillates there."
+                + (f" Curvature of {ratios.function}." if ratios is not None and ratios.function else ""),
             )
         )
     return tuple(pictures)

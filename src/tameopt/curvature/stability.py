@@ -18,7 +18,8 @@ class StabilityLimit:
 
     limit: alpha * lambda_max must stay below this; None when the method is not covered.
     decay: added to every eigenvalue (coupled weight decay). preconditioner: "" or the name of the recorded
-        vector of second moments from which P is made. method: in words. reason: why it is not covered, or "".
+        vector v of second moments: P = sqrt(v) + epsilon, with v / (1 - keep^k) in place of v where `corrected`.
+    method: in words. reason: why it is not covered, or "".
     """
 
     method: str
@@ -26,13 +27,20 @@ class StabilityLimit:
     decay: float = 0.0
     preconditioner: str = ""
     reason: str = ""
+    epsilon: float = 0.0
+    keep: float = 0.0
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the second moments are divided by 1 - keep^k."""
+        return self.keep > 0
 
 
 def stability_limit(name: str, arguments: Mapping[str, Any] | None = None) -> StabilityLimit:
     """The stability limit on alpha * lambda_max of an optimizer, by its name and PyTorch's arguments.
 
     Gradient descent 2; heavy ball with momentum b and dampening tau (2 + 2b) / (1 - tau), hence EMA momentum
-    (tau = b) (2 + 2b) / (1 - b); Nesterov (2 + 2b) / (1 + 2b); Adam and RMSprop the same on P^-1 H.
+    (tau = b) (2 + 2b) / (1 - b); Nesterov (2 + 2b) / (1 + 2b); Adam, RMSprop and Adagrad the same on P^-1 H.
     It is the limit of the full-batch method with a constant step on a quadratic.
 
     >>> stability_limit("SGD").limit
@@ -55,7 +63,15 @@ def stability_limit(name: str, arguments: Mapping[str, Any] | None = None) -> St
         if given.get("centered"):
             return StabilityLimit("centered RMSprop", None, reason="the centred second moment is not covered")
         b = float(given.get("momentum") or 0.0)
-        return StabilityLimit("RMSprop, preconditioner frozen", 2 + 2 * b, decay, "square_avg")
+        epsilon = _number(given, "eps", 1e-8)
+        return StabilityLimit("RMSprop, preconditioner frozen", 2 + 2 * b, decay, "square_avg", epsilon=epsilon)
+    if kind == "adagrad":
+        if given.get("lr_decay"):
+            return StabilityLimit("Adagrad", None, reason="a step that lr_decay shrinks is not covered")
+        epsilon = _number(given, "eps", 1e-10)
+        return StabilityLimit("Adagrad, preconditioner frozen", 2.0, decay, "sum", epsilon=epsilon)
+    if kind == "nadam":
+        return StabilityLimit("NAdam", None, reason="the momentum of NAdam changes from step to step")
     if kind == "rprop":
         return StabilityLimit(
             name, None, reason="Rprop steps by the signs of the gradient: no eigenvalue limits them"
@@ -78,7 +94,7 @@ def _sgd(given: Mapping[str, Any], decay: float) -> StabilityLimit:
 
 
 def _adam(kind: str, given: Mapping[str, Any], decay: float) -> StabilityLimit:
-    b, _ = (float(beta) for beta in given.get("betas") or (0.9, 0.999))
+    b, keep = (float(beta) for beta in given.get("betas") or (0.9, 0.999))
     if not 0 <= b < 1:
         return StabilityLimit(kind, None, reason=f"beta1 must lie in [0, 1), got {b}")
     if given.get("amsgrad"):
@@ -87,5 +103,33 @@ def _adam(kind: str, given: Mapping[str, Any], decay: float) -> StabilityLimit:
         # theta shrinks by 1 - lr wd: eigenvalue wd in the direction of theta, outside P; tiny, and neglected
         decay = 0.0
     return StabilityLimit(
-        f"{'AdamW' if kind == 'adamw' else 'Adam'}, preconditioner frozen", (2 + 2 * b) / (1 - b), decay, "exp_avg_sq"
+        f"{'AdamW' if kind == 'adamw' else 'Adam'}, preconditioner frozen",
+        (2 + 2 * b) / (1 - b),
+        decay,
+        "exp_avg_sq",
+        epsilon=_number(given, "eps", 1e-8),
+        keep=keep,
     )
+
+
+def _number(given: Mapping[str, Any], name: str, default: float) -> float:
+    """An argument that may be 0."""
+    return default if given.get(name) is None else float(given[name])
+
+
+# what enters a limit, or the step that it is compared with
+_ENTERING = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "alpha", "maximize")
+
+
+def recorded_limit(meta: Mapping[str, Any]) -> StabilityLimit:
+    """The stability limit of the optimizer that a run's meta data name."""
+    optimizer = meta.get("optimizer") or {}
+    if not isinstance(optimizer, Mapping) or not optimizer.get("name"):
+        return StabilityLimit("unknown", None, reason="the run does not say which optimizer made it")
+    name = str(optimizer["name"])
+    groups = optimizer.get("groups") or []
+    differ = [key for key in _ENTERING if len({str(group.get(key)) for group in groups}) > 1]
+    if differ:
+        reason = f"the groups of parameters differ in {', '.join(differ)}: one limit for all is not covered"
+        return StabilityLimit(name, None, reason=reason)
+    return stability_limit(name, optimizer.get("arguments") or {})
