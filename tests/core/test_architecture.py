@@ -19,7 +19,7 @@ LAYERS = (
     {"loss_module", "hessian_modes", "record_file"},
     {"sample_gradients"},
     {"problem", "run"},
-    {"analysis", "memory", "threads"},
+    {"analysis", "memory", "threads", "training_mode"},
     {"optim", "structure", "curvature", "problems"},
     {"dynamics", "kl", "noise", "nonsmooth"},
     {"theorems"},
