@@ -11,6 +11,7 @@ It shares no code with what finds exponents. Each rule is a theorem with a short
   theta): the largest of the parts, if every part is critical.
 - "power": f = u h^l with u(0) != 0: grad h^l = l h^(l-1) grad h gives 1 - (1 - theta_h)/l, and a unit changes
   nothing.
+- "talweg" for two variables: see `check_talweg`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
+
+from tameopt.kl import check_talweg
 
 _Terms = dict[tuple[int, ...], Fraction]
 
@@ -210,6 +213,10 @@ def _power(terms: _Terms, theta: Fraction, data: Mapping[str, Any]) -> bool:
     return product == terms and theta == 1 - (1 - inner) / power
 
 
+def _two_variables(terms: _Terms, theta: Fraction, data: Mapping[str, Any]) -> bool:
+    return check_talweg.check(data)
+
+
 def _product(a: _Terms, b: _Terms) -> _Terms:
     result: _Terms = {}
     for e, c in a.items():
@@ -226,4 +233,5 @@ _RULES = {
     "corank one": _corank_one,
     "sum": _sum,
     "power": _power,
+    "talweg": _two_variables,
 }

@@ -21,9 +21,10 @@ from tameopt.extras import require
 from tameopt.kl.arcs import along_lines, arc_claim, monomial_arcs
 from tameopt.kl.level_sets import LAST_LEVEL, simplest, worst_arc
 from tameopt.kl.piecewise import by_pieces, has_kinks
-from tameopt.kl.polynomial import Polynomial, Terms, add, multiply, polynomial
+from tameopt.kl.polynomial import Polynomial, Terms, polynomial
 from tameopt.kl.puiseux import HalfBranch, UndecidedBranchError, half_branches, ratio_of
 from tameopt.kl.splitting import hessian, residual, split
+from tameopt.kl.talweg import factors, from_flint, rows, talweg, talweg_claim, to_flint, without
 
 
 @dataclass(frozen=True)
@@ -149,14 +150,9 @@ def _of_germ(f: Polynomial) -> Exponent:
     return _bivariate(f) if n == 2 else _many(f, multiplicity)
 
 
-def _rows(f: Polynomial) -> list[Any]:
-    """Terms as a certificate holds them."""
-    return [[list(e), str(c)] for e, c in sorted(f.terms.items())]
-
-
 def _replayed(f: Polynomial, rule: str, theta: Fraction, witness: str, words: str, **data: Any) -> Exponent:
     """An exact exponent, PROVED when the checker replays its claim, MEASURED when it does not."""
-    claim = {"rule": rule, "terms": _rows(f), "theta": str(theta), **data}
+    claim = {"rule": rule, "terms": rows(f), "theta": str(theta), **data}
     proved = Certificate("tameopt.kl.check_exponent:check", claim).replay()
     verdict = Verdict.PROVED if proved else Verdict.MEASURED
     return Exponent(theta, theta, theta, verdict, witness, words, claim=claim if proved else None)
@@ -164,19 +160,19 @@ def _replayed(f: Polynomial, rule: str, theta: Fraction, witness: str, words: st
 
 def _as_power(f: Polynomial) -> Exponent | None:
     """f = unit * h^l near the point: theta = 1 - (1 - theta_h)/l. None when that says nothing new."""
-    content, factors = _to_flint(f).factor()
+    content, parts = to_flint(f).factor()
     zero = (0,) * len(f.variables)
-    vanishing = [(factor, int(power)) for factor, power in factors if zero not in factor.to_dict()]
+    vanishing = [(factor, int(power)) for factor, power in parts if zero not in factor.to_dict()]
     power = math.gcd(*(m for _, m in vanishing))
-    unit, h = _to_flint(Polynomial(f.variables, {zero: Fraction(int(content.p), int(content.q))})), None
-    for factor, m in factors:
+    unit, h = to_flint(Polynomial(f.variables, {zero: Fraction(int(content.p), int(content.q))})), None
+    for factor, m in parts:
         if zero in factor.to_dict():
             unit = unit * factor**m
     for factor, m in vanishing:
         h = factor ** (m // power) if h is None else h * factor ** (m // power)
     if h is None or (power == 1 and unit.total_degree() <= 0):
         return None
-    base = Polynomial(f.variables, _from_flint(h))
+    base = Polynomial(f.variables, from_flint(h))
     inner = _of_germ(base)
     if inner.theta is None:
         low, high = (1 - (1 - bound) / power for bound in (inner.lower, inner.upper))
@@ -191,8 +187,8 @@ def _as_power(f: Polynomial) -> Exponent | None:
         )
     if not regular and inner.claim is None:
         return Exponent(theta, theta, theta, Verdict.MEASURED, inner.witness, words, inner.branches)
-    own = {"terms": _rows(base), "theta": "0"} if regular else _within(inner.claim or {}, base)
-    unit_rows = _rows(Polynomial(f.variables, _from_flint(unit)))
+    own = {"terms": rows(base), "theta": "0"} if regular else _within(inner.claim or {}, base)
+    unit_rows = rows(Polynomial(f.variables, from_flint(unit)))
     return _replayed(f, "power", theta, inner.witness, words, base=own, unit=unit_rows, power=power)
 
 
@@ -283,32 +279,24 @@ def _largest(f: Polynomial, parts: list[Exponent]) -> Exponent:
     return _replayed(f, "sum", theta, best.witness, rule, parts=claims)
 
 
-def _talweg(f: Polynomial) -> tuple[dict[Any, Fraction], dict[Any, Fraction]]:
-    """det(H grad f, grad f) and norm(grad f)^2 of a function of two variables."""
-    fx, fy = f.derivative(0), f.derivative(1)
-    fxx, fxy, fyy = fx.derivative(0).terms, fx.derivative(1).terms, fy.derivative(1).terms
-    a = add(multiply(fxx, fx.terms), multiply(fxy, fy.terms))
-    b = add(multiply(fxy, fx.terms), multiply(fyy, fy.terms))
-    determinant = add(multiply(a, fy.terms), multiply(b, fx.terms), -1)
-    return determinant, add(multiply(fx.terms, fx.terms), multiply(fy.terms, fy.terms))
-
-
 def _bivariate(f: Polynomial) -> Exponent:
-    determinant, squared = _talweg(f)
+    determinant, squared = talweg(f)
     lower = 1 - Fraction(1, min(sum(e) for e in f.terms))
     upper = bound(f.degree, 2)
     candidates: list[tuple[Fraction, str]] = []
     arcs: dict[str, HalfBranch] = {}
+    every: list[HalfBranch] = []
     try:
-        for factor, power in _factors(f.terms):
+        for factor, power in factors(f.terms):
             if power >= 2 and any(half_branches(factor, ())):
                 name = Polynomial(f.variables, _terms(factor))
                 candidates.append(
                     (1 - Fraction(1, power), f"critical branch {name} = 0, where f vanishes {power}-fold")
                 )
         if determinant:
-            for factor in _without(determinant, [f.terms, squared]):
+            for factor in without(determinant, [f.terms, squared]):
                 branches = half_branches(factor, (_pairs(f.terms), squared))
+                every += branches
                 arcs |= {_named(branch, f.variables): branch for branch in branches}
                 candidates += [(ratio_of(branch), _named(branch, f.variables)) for branch in branches]
         else:
@@ -321,9 +309,15 @@ def _bivariate(f: Polynomial) -> Exponent:
     listed = tuple(f"{ratio}: {words}" for ratio, words in sorted(candidates, reverse=True))
     # several branches may attain it; one that replays is enough
     claims = (
-        arc_claim(_rows(f), theta, arcs[words]) for ratio, words in candidates if ratio == theta and words in arcs
+        arc_claim(rows(f), theta, arcs[words]) for ratio, words in candidates if ratio == theta and words in arcs
     )
     replayed = next((one for one in claims if Certificate("tameopt.kl.check_arc:check", one).replay()), None)
+    if determinant:
+        words = "real branches of the talweg curve, counted and replayed"
+        claim = talweg_claim(f, determinant, squared, every, replayed)
+        found = _replayed(f, "talweg", theta, witness, words, **claim)
+        if found.claim is not None:
+            return replace(found, branches=listed, lower_claim=replayed)
     rule = "real branches of the talweg curve, by exact algebra that no second program replays"
     if replayed is not None:
         rule += "; that it is no less is replayed along the witness"
@@ -341,34 +335,6 @@ def _terms(pairs: Mapping[tuple[int, int], Fraction]) -> Terms:
 def _named(branch: HalfBranch, variables: Sequence[str]) -> str:
     x, y = variables
     return str(branch).replace("x", "\0").replace("y", y).replace("\0", x)
-
-
-def _to_flint(source: Polynomial | Mapping[Any, Fraction]) -> Any:
-    """A polynomial, or terms in (x, y), in flint."""
-    flint = require("flint", "exact KL exponents")
-    terms = source.terms if isinstance(source, Polynomial) else source
-    names = source.variables if isinstance(source, Polynomial) else ("x", "y")
-    context = flint.fmpq_mpoly_ctx.get(names, flint.Ordering.lex)
-    return context.from_dict({e: flint.fmpq(c.numerator, c.denominator) for e, c in terms.items()})
-
-
-def _from_flint(poly: Any) -> dict[Any, Fraction]:
-    return {tuple(int(i) for i in e): Fraction(int(c.p), int(c.q)) for e, c in poly.to_dict().items()}
-
-
-def _factors(terms: Any) -> list[tuple[dict[tuple[int, int], Fraction], int]]:
-    """The irreducible factors over Q with their multiplicities."""
-    return [(_from_flint(factor), int(power)) for factor, power in _to_flint(terms).factor()[1]]
-
-
-def _without(terms: Any, others: Sequence[Any]) -> list[dict[tuple[int, int], Fraction]]:
-    """The irreducible factors of a polynomial that divide none of the others."""
-    rest = [_to_flint(other) for other in others]
-    return [
-        _from_flint(factor)
-        for factor, _ in _to_flint(terms).factor()[1]
-        if all(other.gcd(factor).total_degree() == 0 for other in rest)
-    ]
 
 
 def _many(f: Polynomial, multiplicity: int) -> Exponent:
