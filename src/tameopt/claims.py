@@ -97,6 +97,13 @@ _CLAIMS = (
         "n F / log 2, below 1",
     ),
     Claim("loss.least_squares", "the loss is least squares"),
+    Claim("network.deep_linear", "the network is a product of weight matrices, each used once", "layers"),
+    Claim("data.full_rank", "the inputs span their space", "smallest / largest singular value"),
+    Claim(
+        "network.no_rank_obstruction",
+        "no hidden layer is narrower than input and output, or the inputs span their space",
+        "largest rank",
+    ),
     # noise
     Claim("noise.unbiased", "the noise is a martingale difference"),
     Claim("noise.bounded_variance", "the conditional variance of the noise is bounded", "trace of Sigma"),

@@ -24,8 +24,9 @@ from tameopt.run import Run
 from tameopt.training_mode import as_trained, only_in_training
 
 CLAIM = "step.stable"
-# our choice: the top eigenvalue of a mean over few masks is biased upwards; eight draws, and eight fresh to check
-_DRAWS = 8
+# our choice: the top eigenvalue of a mean over few draws is biased upwards; four draws, and four fresh to check
+_DRAWS = 4
+_STUDENT = 3.18  # 95% of Student's t with three degrees of freedom
 # our choice: rounding of a product in units of eps norm(H); the curvature found has to be clear of it
 _ROUNDING = 16.0
 
@@ -94,14 +95,13 @@ class _Trained:
         if not random and (batch_size is None or batch_size >= problem.n):
             words = "the loss as trained, with the statistics of the full batch in " + _named(coupled)
             return _Trained((as_trained(problem, None, seed),), (), words)
-        count = _DRAWS if random else 2
-        made = [as_trained(problem, batch_size, 1000 * seed + j) for j in range(2 * count)]
+        made = [as_trained(problem, batch_size, 1000 * seed + j) for j in range(2 * _DRAWS)]
         parts = []
         if random:
-            parts.append(f"{count} draws of the masks in {_named(random)}")
+            parts.append(f"{_DRAWS} draws of the masks in {_named(random)}")
         if coupled:
             parts.append(f"statistics of batches of {batch_size or problem.n} in {_named(coupled)}")
-        return _Trained(tuple(made[:count]), tuple(made[count:]), "the loss as trained, with " + ", ".join(parts))
+        return _Trained(tuple(made[:_DRAWS]), tuple(made[_DRAWS:]), "the loss as trained, with " + ", ".join(parts))
 
     @staticmethod
     def hessian(draws: tuple[Problem, ...], theta: torch.Tensor, scaling: torch.Tensor | None) -> SymmetricOperator:
@@ -202,8 +202,7 @@ def _top(
     if trained.fresh:
         bends = torch.tensor([float(inner @ (one.hessian(theta) @ inner)) for one in trained.fresh]).double()
         extra = limit.decay * size**2
-        # 1.96 standard errors on either side
-        spread = 1.96 * float(bends.std()) / math.sqrt(len(bends))
+        spread = _STUDENT * float(bends.std()) / math.sqrt(len(bends))
         lowest = float(bends.mean()) + extra
         spent += len(bends)
     if rounding > 0.5 * max(abs(found.lambda_max), 1e-300) and scaling is not None:

@@ -17,6 +17,7 @@ from tameopt.kl.fit import Fit, fit
 from tameopt.kl.gradient_law import GradientLaw, gradient_law
 from tameopt.kl.iterates_findings import iterates_findings
 from tameopt.kl.least_squares import least_squares
+from tameopt.kl.linear_findings import ANALYSIS as LINEAR
 from tameopt.kl.margin import classification_loss, direction_drift, homogeneous, margin_certificate
 from tameopt.kl.ntk import ntk
 from tameopt.kl.online import online_certificate, online_flow, seconds_of_certificate, why_no_flow, why_not
@@ -378,4 +379,5 @@ ANALYSES: tuple[Analysis, ...] = (
         _analyse_margin,
         _margin_skip,
     ),
+    LINEAR,
 )
