@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tameopt.kl.decay_law import fit_law
 from tameopt.kl.fit import fit
 from tameopt.kl.series import LossSeries
 from tameopt.kl.trend import trend
@@ -172,3 +173,16 @@ def test_trend_interval_covers_autocorrelated_noise():
 def test_trend_needs_three_points():
     with pytest.raises(ValueError, match="at least 3 points"):
         trend(np.arange(2.0), np.arange(2.0))
+
+
+def test_intervals_are_not_narrowed_by_a_negative_correlation_that_may_be_chance():
+    k = np.arange(0, 6000, 60)
+    alternating = np.where(np.arange(k.size) % 2, 1.0, -1.0)
+    generator = np.random.default_rng(3)
+    correlations = []
+    for share in (0.0,) * 8 + (1.5,):  # alternating noise stays what it is
+        z = (generator.standard_normal(k.size) + share * alternating) / np.sqrt(1 + share**2)
+        law = fit_law(k.astype(float), 0.3 + (1 + 0.05 * z) / (1 + k / 200))
+        assert law is not None
+        correlations.append(law.correlation)
+    assert min(correlations[:-1]) == 0.0 and correlations[-1] < -0.3

@@ -279,7 +279,7 @@ def fit_law(
     clock, values: (m,). lower: a known lower bound of F, which F* then respects. s: hold s there (0: exponential).
     quick: from two starting points instead of six, and to 1e-3 of log likelihood: a quarter of the time.
     The correlation of the noise is estimated from the residuals of an uncorrelated fit, corrected for its bias, and
-    then held.
+    then held; `_honest` says which part of it is used.
     """
     t = (clock - clock[0]) / float(clock[-1] - clock[0])
     scale, base = float(np.ptp(values)), float(values.min())
@@ -293,13 +293,23 @@ def fit_law(
         return None
     x = _best(starts, t, y, 0.0, bound, fixed, quick)
     for _ in range(1 if quick else 2):
-        correlation = lag_one(_residuals(x, t, y), 4 if s is None else 3)
+        correlation = _honest(lag_one(_residuals(x, t, y), 4 if s is None else 3), t.size)
         x, cost, information = maximise(x, t, y, correlation, bound, fixed, enough=1e-3 if quick else 1e-7)
     excess = np.exp(x[LOG_A]) * shape(x[LOG_B], np.array(x[S]), t)
     fitted = base + scale * (x[F_STAR] + excess)
     return DecayLaw(
         x, correlation, fitted, _residuals(x, t, y), cost, information, t, y, base, scale, bound
     )  # fmt: skip
+
+
+def _honest(correlation: float, m: int) -> float:
+    """The estimate from m points, or 0 where it is negative and within two standard errors of 0.
+
+    Negative correlation makes low frequencies, and with them the law, better known than independent noise does. Of
+    independent noise half of the estimates are negative, and intervals narrowed by chance cover too little: with
+    Student's t noise, 84% of those narrowed so instead of 95%.
+    """
+    return 0.0 if -2 / m**0.5 < correlation < 0 else correlation
 
 
 def _best(

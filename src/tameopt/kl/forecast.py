@@ -27,7 +27,7 @@ _QUANTILE = 3.1  # half the 95% interval of the logarithm, in units of the error
 _LARGEST = 0.25  # error of the logarithm beyond which nothing is promised
 _FEWEST = 12
 _SMOOTH = 7  # recorded points in a running median of a noisy record
-_FARTHEST = 1.0  # no farther ahead than the record reaches back
+_FARTHEST = 2.0  # no farther ahead than twice what the record reaches back
 _MISSED = 2.0  # what counts for a trial without an answer, as the error of its logarithm
 
 
@@ -77,7 +77,7 @@ def forecast(run: Run | LossSeries, target: float, *, lower: float | None = None
     if len(reaching) < 2:
         return Forecast(target, reason="no decay law reaches the target from here")
     if float(np.median([ahead for _, ahead in reaching])) > _FARTHEST * clock[-1]:
-        return Forecast(target, reason="the target is farther ahead than the record reaches back")
+        return Forecast(target, reason="the target is farther ahead than twice what the record reaches back")
     logs = np.log([ahead for _, ahead in reaching])
     missed = np.array([_trials(clock, values, share, lower, ahead / clock[-1]) for share, ahead in reaching])
     weights = (np.mean(missed**2, axis=1) + _FLOOR**2) ** -_SHARPNESS
