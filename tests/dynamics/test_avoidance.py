@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import tameopt as tame
+from tameopt.dynamics.avoidance import _end_of
 
 F64 = torch.float64
 
@@ -55,8 +56,72 @@ def test_a_degenerate_minimum_is_not_called_a_saddle():
         lambda t: t[0] ** 2 / 2 + t[1] ** 4 / 4, 0.2, square, starts=40, num_steps=1000
     )
     assert set(found.counts) <= {"degenerate", "unsettled"} and found.counts["degenerate"] > 20
+    assert "of no proven kind" in found.statement and "went to a strict saddle" in found.statement
 
 
 def test_bad_draws():
     with pytest.raises(ValueError, match=r"draw\(m, generator\) must return \(m, d\) starts"):
         tame.dynamics.saddle_avoidance(lambda t: t.sum(), 0.1, lambda m, g: torch.zeros(3), starts=5)
+
+
+def box(*half):
+    def draw(m, generator):
+        return (2 * torch.rand(m, len(half), generator=generator, dtype=F64) - 1) * torch.tensor(half, dtype=F64)
+
+    return draw
+
+
+def double_well(t):
+    return t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2
+
+
+@pytest.mark.parametrize("height, num_steps", [(1e-6, 40), (1e-13, 60)])
+def test_a_start_that_has_not_left_the_saddle_yet_did_not_go_there(height, num_steps):
+    """x shrinks, y grows: with few steps the iterates are next to the saddle, nearer than at half time."""
+    found = tame.dynamics.saddle_avoidance(double_well, 0.2, box(1.0, height), starts=30, num_steps=num_steps)
+    assert found.counts == {"unsettled": 30}
+    assert "30 did not settle: its probability is below 1" in found.statement
+
+
+def test_a_lower_basin_nearby_makes_no_saddle_of_a_degenerate_minimum():
+    """y^4 next to 0, a local minimum; F is below 0 from |y| = 0.07 on."""
+    problem = tame.Problem.from_function(
+        lambda t: t[0] ** 2 / 2 + t[1] ** 4 * (1 - (t[1] / 0.07) ** 2) + 1e4 * t[1] ** 8, torch.zeros(2, dtype=F64)
+    )
+    limit = tame.curvature.classify(problem, problem.theta)
+    assert limit.kind == "degenerate" and float(problem.value(torch.tensor([0.0, 0.1], dtype=F64))) < 0
+    assert _end_of(problem, limit, torch.Generator().manual_seed(0)) == "degenerate"
+
+
+def test_a_saddle_whose_lower_values_lie_in_a_curved_valley_is_no_minimum():
+    """(y - x^2)^2 + x^5 rises on every line through 0, and falls along y = x^2: it draws starts with x > 0."""
+    problem = tame.Problem.from_function(lambda t: (t[1] - t[0] ** 2) ** 2 + t[0] ** 5, torch.zeros(2, dtype=F64))
+    limit = tame.curvature.classify(problem, problem.theta)
+    assert limit.kind == "degenerate"
+    assert _end_of(problem, limit, torch.Generator().manual_seed(0)) == "non-strict saddle"
+
+
+CASES = [
+    # the monkey saddle: a null set converges to it, the others leave
+    (lambda t: t[0] ** 3 - 3 * t[0] * t[1] ** 2, 0.05, (0.5, 0.5), {"left"}),
+    # a non-strict saddle that repels
+    (lambda t: t[0] ** 2 / 2 - t[1] ** 4, 0.05, (1.0, 1.0), {"left", "unsettled"}),
+    # a negative eigenvalue of 1e-8 between minima at 1e-4: never called a strict saddle that starts go to
+    (lambda t: t[0] ** 2 / 2 - 5e-9 * t[1] ** 2 + t[1] ** 4 / 4, 0.2, (1.0, 1.0), {"degenerate", "unsettled"}),
+    # plateaus, where every gradient is 0 to rounding
+    (lambda t: -torch.exp(-50 * (t**2).sum()), 0.01, (2.0, 2.0), {"minimum", "unsettled"}),
+    # steps above 2/L at the minima: they jump for ever
+    (double_well, 1.9, (1.0, 1.0), {"minimum", "unsettled"}),
+    # no number after some steps
+    (lambda t: torch.sqrt(t[0]) + t[1] ** 2, 0.1, (1.0, 1.0), {"left"}),
+    # to infinity, ever slower
+    (lambda t: 1 / (1 + t[0] ** 2) + t[1] ** 2 / 2, 0.1, (1.0, 1.0), {"unsettled"}),
+]
+
+
+@pytest.mark.parametrize("function, alpha, half, ends", CASES)
+def test_no_false_end(function, alpha, half, ends):
+    found = tame.dynamics.saddle_avoidance(function, alpha, box(*half), starts=20, num_steps=1000)
+    assert set(found.counts) <= ends, found
+    settled = 20 - found.counts.get("unsettled", 0)
+    assert settled == 20 or f"{20 - settled} did not settle" in found.statement

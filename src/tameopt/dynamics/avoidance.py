@@ -9,20 +9,23 @@ avoided that was only not looked for.
 from __future__ import annotations
 
 import html
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.func import vmap
 
 from tameopt.curvature.classification import Classification, classify
 from tameopt.dynamics.gradient_map import GradientMap
 from tameopt.dynamics.intervals import proportion_interval
-from tameopt.dynamics.iterate import batched, settle
+from tameopt.dynamics.iterate import Map, batched, settle
 from tameopt.problem import Problem
 
 # our choice: after so many ends that go to no critical point the rest are not examined, and count as unsettled
 _MAX_FAILURES = 20
+_VALLEY_STEPS = 12  # our choice: steps of half of 1/L into a valley that bends away from its tangent
 
 ENDS = ("minimum", "strict saddle", "non-strict saddle", "maximum", "degenerate", "left", "unsettled")
 
@@ -33,7 +36,7 @@ class Avoidance:
 
     counts: starts by end, a name of ENDS. "non-strict saddle": a degenerate critical point next to which lower
         values of F were found; "degenerate": one where none was found. "unsettled": still moving, and approaching
-        nothing that could be classified.
+        nothing that could be classified, or next to a strict saddle and already on its way from it.
     limits: the distinct limit points met, classified, with their counts. starts: how many. confidence: of the
     intervals.
     """
@@ -73,9 +76,11 @@ class Avoidance:
             rest += f", {left:,} went to infinity or out of where F is a number"
         flat = self.counts.get("degenerate", 0)
         if flat:
-            rest += f", {flat:,} went to degenerate points next to which no lower value was found"
+            # a saddle may hide its lower values in a cusp: what was not found is no proof of a minimum
+            rest += f", {flat:,} went to degenerate points next to which no lower value was found (of no proven kind)"
+        kind = "a strict saddle" if flat else "a saddle"
         return (
-            f"None of {self.starts:,} starts went to a saddle{rest}: its probability is below {high:.2g} ({percent})."
+            f"None of {self.starts:,} starts went to {kind}{rest}: its probability is below {high:.2g} ({percent})."
         )
 
     def __repr__(self) -> str:
@@ -137,7 +142,7 @@ def saddle_avoidance(
         if number is None and failures < _MAX_FAILURES:
             number = _new_limit(problem, halfway[place], ends[place], bool(still[place]), limits)
             failures += number is None
-        if number is None:
+        if number is None or _is_leaving(T, ends[place], limits[number]):
             counts["unsettled"] += 1
             continue
         tally[number] += 1
@@ -205,15 +210,57 @@ def _end_of(problem: Problem, limit: Classification, generator: torch.Generator)
     """The name of an end; at a degenerate point lower values of F nearby show that it is no minimum."""
     if limit.kind != "degenerate":
         return limit.kind
-    value = limit.value
     kernel = limit.spectrum.vectors[:, limit.eigenvalues.abs() <= 1e-5 * max(limit.spectrum.norm, 1e-300)]
+    if kernel.shape[1] == 0:
+        return "degenerate"
+    # more than rounding of F: our choice of a factor
+    resolved = 1e-13 * max(1.0, abs(limit.value))
+    step = 0.5 / max(limit.spectrum.norm, 1e-300)
+    descend = batched(GradientMap(problem, step), limit.theta[None])
     for radius in (1e-3, 1e-2, 1e-1):
-        for _ in range(32):
-            drawn = torch.randn(kernel.shape[1], generator=generator, dtype=torch.float64).to(kernel)
-            direction = kernel @ (drawn / drawn.norm())
-            for sign in (1.0, -1.0):
-                there = float(problem.value(limit.theta + sign * radius * direction))
-                # lower by more than rounding of F: our choice of a factor
-                if there < value - 1e-13 * max(1.0, abs(value)):
-                    return "non-strict saddle"
+        drawn = torch.randn(kernel.shape[1], 32, generator=generator, dtype=torch.float64).to(kernel)
+        moves = radius * (kernel @ (drawn / drawn.norm(dim=0))).T
+        rise = _least_rise(problem, limit, torch.cat([moves, -moves]), descend)
+        if rise < -resolved:
+            return "non-strict saddle"
+        if rise > resolved:
+            return "degenerate"  # F is higher all round: lower values farther off belong to another basin
     return "degenerate"
+
+
+def _least_rise(problem: Problem, limit: Classification, moves: torch.Tensor, descend: Map) -> float:
+    """The least of F at theta + moves: (m, d), less F at theta, also after some gradient steps that stay near.
+
+    The steps find the valley of (y - x^2)^2 + x^5, along which F falls although it rises on every line.
+    """
+    points, reach = limit.theta + moves, 2 * float(moves.norm(dim=1).max())
+    least = math.inf
+    for _ in range(_VALLEY_STEPS + 1):
+        near = points[(points - limit.theta).norm(dim=1) <= reach]
+        if not len(near):
+            break
+        least = min(least, float(_values(problem, near).min()) - limit.value)
+        points = descend(near)
+    return least
+
+
+def _values(problem: Problem, points: torch.Tensor) -> torch.Tensor:
+    try:
+        with torch.no_grad():
+            return vmap(problem)(points)
+    except (RuntimeError, NotImplementedError):  # no batching rule: one point at a time
+        return torch.stack([problem.value(point) for point in points])
+
+
+def _is_leaving(T: GradientMap, end: torch.Tensor, limit: Classification) -> bool:
+    """Whether a trajectory next to a strict saddle moves away from it in its directions of negative curvature.
+
+    It has not left yet, but it will: too few steps were done. On the stable manifold that part shrinks, down to
+    rounding.
+    """
+    if limit.kind != "strict saddle":
+        return False
+    down = limit.spectrum.vectors[:, limit.eigenvalues < 0].to(end)
+    now = float((down.T @ (end - limit.theta)).norm())
+    after = float((down.T @ (T(end) - limit.theta)).norm())
+    return after >= now > 1e-14 * max(1.0, float(end.norm()))
