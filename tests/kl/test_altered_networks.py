@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from tameopt.evidence import Verdict
 from tameopt.kl import flow_certificate, margin_certificate, trap_certificate
+from tameopt.kl.memory import shared_memory
 from tameopt.kl.shallow import Sine
 from tameopt.problem import Problem
 
@@ -172,3 +173,67 @@ def test_margin_certificates_look_at_gradient_and_loss_too():
     model[1].forward = NoReluBackward.apply
     found = margin_certificate(Problem(model, nn.CrossEntropyLoss(), (x, labels)))
     assert not found.holds and "gradient that autodiff takes" in found.reason
+
+
+def expanded(model: nn.Sequential) -> None:
+    model[0].weight = nn.Parameter(torch.randn(1, 8, dtype=D).expand(256, 8))
+
+
+def overlapping(model: nn.Sequential) -> None:
+    memory = torch.randn(257 * 8, dtype=D)
+    model[0].weight = nn.Parameter(memory[: 256 * 8].view(256, 8))
+    model[2].weight = nn.Parameter(memory[-256:].view(1, 256))
+
+
+def kept_as_a_buffer(model: nn.Sequential) -> None:
+    model.register_buffer("start", model[0].weight.data)
+
+
+def side_by_side(model: nn.Sequential) -> None:
+    memory = torch.cat([model[0].weight.data.flatten(), model[2].weight.data.flatten()])
+    model[0].weight = nn.Parameter(memory[: 256 * 8].view(256, 8))
+    model[2].weight = nn.Parameter(memory[256 * 8 :].view(1, 256), requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (expanded, "0.weight is expanded"),
+        (overlapping, "0.weight and 2.weight share memory"),
+        (kept_as_a_buffer, "share memory"),
+        (side_by_side, ""),
+    ],
+)
+def test_parameters_that_share_memory_are_refused(change, message):
+    model = wide(m=256)
+    change(model)
+    assert message in shared_memory(model) and bool(message) == bool(shared_memory(model))
+    found = certificate(model)
+    assert found.verdict is Verdict.UNKNOWN and message in found.reason
+
+
+class WithBuffer(nn.Module):
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.first, self.idle = model[0], nn.Dropout(0.0)
+        self.register_buffer("last", model[2].weight.detach().clone())
+
+    def forward(self, x):
+        return self.idle(torch.relu(self.first(x))) @ self.last.T
+
+
+def test_a_buffer_as_a_weight_and_idle_dropout_are_read():
+    model, x, labels = separable()
+    found = margin_certificate(Problem(WithBuffer(model), nn.CrossEntropyLoss(), (x, labels)))
+    assert found.verdict is Verdict.PROVED and found.degree == 1, found.reason
+
+
+def test_losses_that_are_none_are_refused():
+    x = torch.randn(5, 3, dtype=D)
+    one = nn.Sequential(nn.Linear(3, 1, bias=False)).double()
+    found = margin_certificate(Problem(one, nn.CrossEntropyLoss(), (x, torch.zeros(5, dtype=torch.long))))
+    assert not found.holds and "of one output is 0" in found.reason
+    model, x, labels = separable()
+    loss = nn.CrossEntropyLoss(ignore_index=1, reduction="sum")
+    found = margin_certificate(Problem(model, loss, (x, labels), reduction="sum"))
+    assert not found.holds and "it ignores 1" in found.reason

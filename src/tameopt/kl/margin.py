@@ -145,6 +145,10 @@ def _labels(problem: Problem, outputs: torch.Tensor) -> tuple[str, np.ndarray] |
     if (plain or loss is functional.cross_entropy) and not targets.is_floating_point() and targets.ndim == 1:
         if outputs.ndim != 2 or bool((targets < 0).any()):
             return "cross-entropy must have (n, classes) outputs and no ignored labels"
+        if outputs.shape[1] < 2:
+            return "cross-entropy of one output is 0 whatever the weights: there is nothing to separate"
+        if isinstance(loss, nn.CrossEntropyLoss) and bool((targets == loss.ignore_index).any()):
+            return f"cross-entropy must ignore no label, it ignores {loss.ignore_index}"
         return "cross-entropy", targets.cpu().double().numpy()
     logistic = type(loss) is nn.BCEWithLogitsLoss and loss.weight is None and loss.pos_weight is None
     if logistic or loss is functional.binary_cross_entropy_with_logits:

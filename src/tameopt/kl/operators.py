@@ -18,7 +18,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from tameopt.kl.check_operators import forward, read_operators
-from tameopt.kl.shallow import altered, beyond
+from tameopt.kl.shallow import altered, beyond, copied
 from tameopt.problem import Problem
 
 # tracing runs the person's code on tensors whose values it may not read
@@ -27,6 +27,7 @@ _TRACING_FAILS = (
 )  # fmt: skip
 _ACTIVATIONS = {"tanh": "tanh", "sigmoid": "sigmoid", "sin": "sin", "softplus": "softplus", "gelu": "gelu"}
 _KINKED = {"relu", "relu_", "leaky_relu", "hardtanh", "abs", "max_pool2d", "amax", "maximum", "prelu", "hardswish"}
+_TURNS = ("t", "transpose", "numpy_T")
 _VIEWS = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone"}
 
 
@@ -82,15 +83,15 @@ def operators_of(
             traced = make_fx(run, pre_dispatch=True)(parameters, inputs)
     except _TRACING_FAILS as error:
         return f"the network could not be traced: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
-    arrays = {name: _array(tensor) for name, tensor in parameters.items()}
+    arrays = {name: copied(tensor) for name, tensor in parameters.items()}
     compiler = _Compiler(traced, list(parameters), arrays, inputs.shape[0], kinks)
     reason = compiler.compile()
     if reason:
         return reason
     n = inputs.shape[0]
     found = Operators(
-        tuple(compiler.ops), compiler.weights, tuple(compiler.trained), _array(inputs.reshape(n, -1)),
-        _array(targets.reshape(n, -1)),
+        tuple(compiler.ops), compiler.weights, tuple(compiler.trained), copied(inputs.reshape(n, -1)),
+        copied(targets.reshape(n, -1)),
     )  # fmt: skip
     if sizes_fit := beyond({"the inputs": found.X, "the targets": found.Y, **found.weights}):
         return sizes_fit
@@ -106,11 +107,6 @@ def operators_of(
         return wrong or found
     except ValueError as error:  # sizes at which the checkers evaluate no activation
         return str(error)
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().double().contiguous().numpy().copy()
-    return array
 
 
 def _cut(net: Operators, problem: Problem, flat: torch.Tensor, batch: Any, kinks: bool) -> str:
@@ -135,7 +131,7 @@ def _cut(net: Operators, problem: Problem, flat: torch.Tensor, batch: Any, kinks
     own = []
     for sign in (1, -1):
         parameters = problem.unflatten(flat.double() + sign * h * along.to(flat.device))
-        arrays = {**net.arrays(), **{n: _array(parameters[n]).reshape(net.weights[n].shape) for n in net.trained}}
+        arrays = {**net.arrays(), **{n: copied(parameters[n]).reshape(net.weights[n].shape) for n in net.trained}}
         ops, _, _ = read_operators(net.description(), arrays, kinks=True)
         own.append(float((forward(ops, arrays)[0][-1] * weight.reshape(len(net.X), -1).numpy()).sum()))
     found = (own[0] - own[1]) / (2 * h)
@@ -157,12 +153,12 @@ def _disagreement(net: Operators, problem: Problem, flat: torch.Tensor, batch: A
         parameters = problem.unflatten(moved)
         weights = dict(net.weights)
         for name in net.trained:
-            weights[name] = _array(parameters[name]).reshape(net.weights[name].shape)
+            weights[name] = copied(parameters[name]).reshape(net.weights[name].shape)
         arrays = {**weights, "X": net.X, "Y": net.Y}
         ops, _, _ = read_operators(net.description(), arrays, kinks=True)
         own = forward(ops, arrays)[0][-1]
         with torch.no_grad():
-            outputs = _array(problem.batch_output(parameters, batch, True)).reshape(own.shape[0], -1)
+            outputs = copied(problem.batch_output(parameters, batch, True)).reshape(own.shape[0], -1)
         # float error of the model's own evaluation, generously; another function would differ by much more
         tolerance = 1e4 * torch.finfo(problem.dtype).eps * max(1.0, float(np.abs(own).max()))
         if outputs.shape != own.shape or not float(np.abs(outputs - own).max()) <= tolerance:
@@ -193,7 +189,7 @@ class _Compiler:
         self.value[placeholders[-1].name] = 0
         for node in self.traced.graph.nodes:
             if node.op == "get_attr":
-                self.fixed[node.name] = _array(getattr(self.traced, node.target))
+                self.fixed[node.name] = copied(getattr(self.traced, node.target))
             elif node.op == "call_function":
                 reason = self._call(node)
                 if reason:
@@ -235,34 +231,36 @@ class _Compiler:
 
     def _call(self, node: Any) -> str:
         name = str(node.target).removeprefix("aten.").split(".")[0]
-        if "grad_enabled" in name or name == "detach":
-            return "part of the network is cut off from gradients (no_grad or detach)"
         source = next((a for a in node.all_input_nodes if a.name in self.value), None)
+        given = self.fixed.get(node.all_input_nodes[0].name) if node.all_input_nodes else None
+        if "grad_enabled" in name or (name == "detach" and not isinstance(given, np.ndarray)):
+            return "part of the network is cut off from gradients (no_grad or detach)"
         if source is None:
             return self._without_data(node, name)
         shape = self._shape(node)
-        if name in _VIEWS and len(shape) and (shape[0] == self.n or math.prod(shape[1:]) == 0):
+        idle = name == "dropout" and not (node.args[1] and node.args[2])
+        if idle or (name in _VIEWS and len(shape) and (shape[0] == self.n or math.prod(shape[1:]) == 0)):
             self.value[node.name] = self.value[source.name]  # row-major: the same numbers in the same order
             return ""
         handler: Callable[[Any, Any], str] | None = getattr(self, f"_on_{name}", None)
         if name in _ACTIVATIONS:
             return self._activation(node, source, name)
-        if name in _KINKED and not (self.kinks and handler is not None):
+        if name in _KINKED and not self.kinks:
             return f"{name} is not smooth: this theorem needs a smooth network (tanh, softplus, GELU, sigmoid, sin)"
         if handler is None:
-            return f"not available for the operator {name}: its bounds on a ball are not known here"
+            what = "it is none of the homogeneous ones known" if self.kinks else "its bounds on a ball are not known"
+            return f"not available for the operator {name}: {what} here"
         return handler(node, source)
 
     def _without_data(self, node: Any, name: str) -> str:
-        """Only a transposed weight is known."""
-        inputs = node.all_input_nodes
-        given = inputs[0] if len(inputs) == 1 else None
-        if given is not None and given.name in self.fixed and name in ("t", "transpose", "alias"):
-            self.fixed[node.name] = self.fixed[given.name]
-            if name in ("t", "transpose"):
-                self.turned.add(node.name)
-            return ""
-        return f"not available: {name} of parameters alone (a reparametrised weight, say)"
+        """Only a transposed weight is known, and a buffer that is passed on."""
+        given = node.all_input_nodes[0].name if len(node.all_input_nodes) == 1 else ""
+        buffer = isinstance(self.fixed.get(given), np.ndarray) and name in ("detach", "to", "clone")
+        if given not in self.fixed or not (buffer or name in (*_TURNS, "alias")):
+            return f"not available: {name} of parameters alone (a reparametrised weight, say)"
+        self.fixed[node.name] = self.fixed[given]
+        self.turned |= {node.name} if name in _TURNS else set()
+        return ""
 
     def _activation(self, node: Any, source: Any, name: str) -> str:
         if name == "softplus" and (tuple(node.args[1:]) not in ((), (1,), (1.0,), (1, 20), (1.0, 20.0))):

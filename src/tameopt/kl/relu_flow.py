@@ -20,7 +20,7 @@ from tameopt.evidence import Certificate, Finding, Scope, Verdict, proved, unkno
 from tameopt.kl.check_flow import FORMAT, Flow
 from tameopt.kl.least_squares import least_squares
 from tameopt.kl.rank import why_singular
-from tameopt.kl.shallow import altered, beyond, leaf_modules, sequential_parts
+from tameopt.kl.shallow import altered, beyond, copied, leaf_modules, sequential_parts
 from tameopt.kl.stored import inline, write
 from tameopt.problem import Problem
 
@@ -195,7 +195,7 @@ def recognise_relu(
         return "the first layer is not trained"
     inputs, targets = batch
     n = inputs.shape[0]
-    arrays = {**weights, "X": _array(inputs.reshape(n, -1)), "Y": _array(targets.reshape(n, -1))}
+    arrays = {**weights, "X": copied(inputs.reshape(n, -1)), "Y": copied(targets.reshape(n, -1))}
     if sum(weights[name].size for name in trained) != problem.dim:
         return "the model has trained parameters besides its layers' own, or shares some between layers"
     if arrays["X"].shape[1] != arrays["W"].shape[1] or arrays["Y"].shape[1] != arrays["C"].shape[0]:
@@ -206,13 +206,8 @@ def recognise_relu(
     z = arrays["X"] @ arrays["W"].T + arrays.get("b", 0.0)
     own = np.where(z > 0, z, slope * z) @ arrays["C"].T + arrays.get("e", 0.0)
     with torch.no_grad():
-        outputs = _array(problem.to(torch.float64).outputs(flat.double())).reshape(n, -1)
+        outputs = copied(problem.to(torch.float64).outputs(flat.double())).reshape(n, -1)
     tolerance = 1e4 * np.finfo(np.float64).eps * max(1.0, float(np.abs(own).max()))
     if outputs.shape != own.shape or not float(np.abs(outputs - own).max()) <= tolerance:
         return "the model's own outputs differ from those of its layers run one after the other"
     return {"slope": slope, "scale": 1.0, "trained": list(trained)}, arrays
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().double().contiguous().numpy().copy()
-    return array

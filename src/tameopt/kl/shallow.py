@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tameopt.kl.check_arrays import LARGEST
+from tameopt.kl.memory import shared_memory
 from tameopt.problem import Problem
 from tameopt.structure.hooks import hooked_parameters
 
@@ -177,7 +178,7 @@ def altered(model: nn.Module) -> str:
         if "forward" in vars(module) or "__call__" in vars(module):
             return f"the forward of one {name} was replaced by another"
     hooked = hooked_parameters(model)
-    return f"a hook on {hooked[0]} may change its gradient" if hooked else ""
+    return f"a hook on {hooked[0]} may change its gradient" if hooked else shared_memory(model)
 
 
 def recognise(problem: Problem, theta: torch.Tensor | None = None) -> Shallow | str:
@@ -233,6 +234,12 @@ def beyond(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 _Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, str, float, float, tuple[str, ...]]
+
+
+def copied(tensor: torch.Tensor) -> np.ndarray:
+    """A float64 array of its own."""
+    array: np.ndarray = _array(tensor).copy()
+    return array
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
