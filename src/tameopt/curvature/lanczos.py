@@ -268,18 +268,20 @@ class _Iteration:
         old, new = self.size, self.size + block.shape[1]
         self._basis[old:new] = block.T
         self.size = new
-        columns = self.basis.T @ image
+        # Blocks are kept as rows here: with two columns the same products take two to seven times as long (MKL)
+        rows = image.T.contiguous()
+        inner = rows @ self._basis[:new].T
         grown = torch.empty(new, new, dtype=torch.float64)
         grown[:old, :old] = self.projected
         if old:
             grown[old:, :old] = self.coupling
-        grown[:, old:] = columns.double().cpu()
+        grown[:, old:] = inner.T.double().cpu()
         self.projected = grown
         self.degree += 1
         if self.restarts == 0:
             self.degree_before_restart = self.degree
-        self.scale = max(self.scale, float(image.norm(dim=0).max()))
-        return image - self.basis @ columns
+        self.scale = max(self.scale, float(rows.norm(dim=1).max()))
+        return rows.addmm_(inner, self._basis[:new], alpha=-1).T
 
     def next_block(self, rest: torch.Tensor, width: int) -> torch.Tensor:
         """The next block: orthonormal, orthogonal to V, its span holding what is new in `rest`.
@@ -299,7 +301,8 @@ class _Iteration:
         block = block[:, :width]
         # `rest` has had its first pass
         for _ in range(2 if missing > 0 else 1):
-            block = torch.linalg.qr(block - self.basis @ (self.basis.T @ block))[0]
+            rows, known = block.T.contiguous(), self._basis[: self.size]
+            block = torch.linalg.qr(rows.addmm_(rows @ known.T, known, alpha=-1).T)[0]
         inner = block.T @ rest
         self.coupling = torch.zeros(block.shape[1], self.size, dtype=torch.float64)
         self.coupling[:, self.size - rest.shape[1] :] = inner.double().cpu()
