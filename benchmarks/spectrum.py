@@ -11,6 +11,8 @@ by magnitude only; it is run once with its defaults. Peers that are not installe
     python benchmarks/spectrum.py --products --models large --device cuda    and the spectrum of 100M parameters
     python benchmarks/spectrum.py [--models cnn transformer resnet18] [--repeats 3] [--threads 2]
         [--patience 8]
+    python benchmarks/spectrum.py --models resnet18 --threads 1 --only CONTENDER [--settings S ...] [--limit SECONDS]
+        one contender alone: where all in turn take too long for one process
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import argparse
 import copy
 import importlib.metadata
 import json
+import math
 import platform
 import signal
 import statistics
@@ -33,31 +36,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tameopt as tame
-from spectrum_networks import LargeTransformer, SmallTransformer, cnn, resnet18
+from spectrum_networks import workload
 from tameopt.extras import available
 
 K = 10
 RESIDUAL = 1e-4
-
-
-def workload(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """A model after a little training, so that its spectrum looks like a network's, and its data."""
-    torch.manual_seed(0)
-    if name == "resnet18":
-        return resnet18().eval(), torch.randn(8, 3, 16, 16), torch.randint(10, (8,))
-    if name == "large":
-        return LargeTransformer().eval(), torch.randint(1000, (16, 128)), torch.randint(1000, (16,))
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(pixels[:512] / 16, dtype=torch.float32), torch.tensor(labels[:512])
-    model = {"cnn": cnn, "transformer": SmallTransformer}[name]()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(30):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    return model.eval(), x, y
 
 
 @dataclass
@@ -209,7 +192,8 @@ def loosest(
             with at_most(limit):
                 outcome = timed(arm, model, x, y, setting)
         except OutOfTimeError:
-            print(f"  {label}: setting {setting:g} stopped after {limit:.1f} processor s: ratio >= {patience:.1f}")
+            bound = "" if math.isnan(patience) else f": ratio >= {patience:.1f}"
+            print(f"  {label}: setting {setting:g} stopped after {limit:.1f} processor s{bound}")
             return None
         residual = residual_of(problem, outcome)
         print(
@@ -221,6 +205,14 @@ def loosest(
             return setting, outcome
     print(f"  {label}: the residual is not reached at any setting", flush=True)
     return None
+
+
+def one_alone(name: str, label: str, limit: float) -> None:
+    """A contender in a process of its own, at its settings in turn, each stopped after `limit` processor seconds."""
+    model, x, y = workload(name)
+    problem = tame.Problem(model, nn.functional.cross_entropy, (x, y))
+    print(f"\n{name}: d={problem.dim:,}, n={problem.n}, loss {float(problem.value()):.3g}", flush=True)
+    loosest(problem, label, model, x, y, limit, float("nan"))
 
 
 def compare(name: str, repeats: int, patience: float) -> list[dict[str, Any]]:
@@ -355,6 +347,9 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=8.0)
     parser.add_argument("--products", action="store_true")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--only", default="", choices=["", *ARMS], help="one contender, without repeats")
+    parser.add_argument("--settings", nargs="+", type=float, help="its settings, in place of the usual ones")
+    parser.add_argument("--limit", type=float, default=1e6, help="processor seconds it gets for a setting")
     parser.add_argument("--json", default="")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -364,6 +359,13 @@ def main() -> None:
         if any(package == found.metadata["Name"] for found in importlib.metadata.distributions())
     }
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, float32, {versions}")
+    if options.only:
+        if options.settings:
+            module, arm, usual = ARMS[options.only]
+            ARMS[options.only] = (module, arm, [type(usual[0])(setting) for setting in options.settings])
+        for name in options.models:
+            one_alone(name, options.only, options.limit)
+        return
     if options.products:
         rows = [products(name, options.repeats, options.device) for name in options.models]
     else:

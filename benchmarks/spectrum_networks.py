@@ -64,3 +64,29 @@ def cnn() -> nn.Module:
         nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
     )  # fmt: skip
+
+
+def workload(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A model after a little training, so that its spectrum looks like a network's, and its data."""
+    torch.manual_seed(0)
+    if name == "resnet18":
+        model, x, y = resnet18().eval(), torch.randn(8, 3, 16, 16), torch.randint(10, (8,))
+        return trained(model, x, y, steps=20, lr=1e-4), x, y
+    if name == "large":
+        return LargeTransformer().eval(), torch.randint(1000, (16, 128)), torch.randint(1000, (16,))
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(pixels[:512] / 16, dtype=torch.float32), torch.tensor(labels[:512])
+    model = {"cnn": cnn, "transformer": SmallTransformer}[name]()
+    return trained(model, x, y, steps=30, lr=1e-2).eval(), x, y
+
+
+def trained(model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, lr: float) -> nn.Module:
+    """The model after some full-batch steps of Adam."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model

@@ -96,7 +96,7 @@ class GradientGraph:
                 materialize_grads=True,
             )
             columns.append(torch.cat([one.detach().reshape(-1) for one in products]))
-        return torch.stack(columns, dim=1)
+        return torch.stack(columns).T  # a column is one stretch of memory: for millions of parameters that is quicker
 
 
 class HessianProducts:
