@@ -7,6 +7,7 @@ import tameopt as tame
 from tameopt.dynamics.basin_labels import Basins
 from tameopt.dynamics.gradient_map import GradientMap
 from tameopt.dynamics.intervals import proportion_interval
+from tameopt.dynamics.iterate import Attractor
 
 F64 = torch.float64
 
@@ -35,7 +36,12 @@ def test_himmelblau_fractions():
         assert share[place] == pytest.approx(fraction, abs=0.005)
     assert 0 < found.boundary_share < 0.05
     picture = found.picture()
-    assert len(picture.image.z) == 100 and picture.image.categorical[-3:] == ("none", "left", "elsewhere")
+    assert len(picture.image.z) == 100 and picture.image.categorical[-4:] == (
+        "none",
+        "left",
+        "elsewhere",
+        "still moving",
+    )
 
 
 def test_the_double_well_splits_along_its_stable_manifold():
@@ -130,3 +136,28 @@ def test_intervals_cover(successes, trials):
         assert binom.cdf(successes, trials, high) == pytest.approx(0.025)
     with pytest.raises(ValueError, match="0 <= successes <= trials"):
         proportion_interval(5, 4)
+
+
+def test_starts_that_slow_down_for_ever_are_not_waited_for_and_say_so():
+    """x^4 has no contracting minimum: steps shrink like k^-3/2, and would not end in 100,000 of them."""
+    axis = torch.tensor([-1.0, -0.5, 0.5, 1.0], dtype=F64)
+    T = GradientMap(lambda t: t[0] ** 4 + t[1] ** 4, 0.1)
+    seen = []
+    found = tame.dynamics.basins(T, (axis, axis), attractors=(), num_steps=100_000, notify=seen.append)
+    assert found.share(-4) == 1.0 and "still moving 1.0000" in repr(found)
+    assert len(seen) <= 256  # rounds of 8 steps, of 12,500
+
+
+def test_a_start_that_passes_a_saddle_is_waited_for():
+    """Near the stable manifold steps shrink geometrically, then grow: no power of k."""
+    starts = torch.tensor([[1.0, 1e-12], [1.0, -1e-9], [0.5, 1e-6]], dtype=torch.float64)
+    T = tame.dynamics.GradientMap(lambda t: t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2, 0.01)
+    ends = [Attractor(torch.tensor([0.0, y], dtype=torch.float64), 0.1, 0.98) for y in (-1.0, 1.0)]
+    assert tame.dynamics.basins(T, starts, attractors=ends, tolerance=1e-16).labels.tolist() == [1, 0, 1]
+
+
+def test_a_slow_start_that_reaches_an_attractor_is_labelled_by_it():
+    """y^4 + y^2 / 50: like a power of k first, and then to a minimum that contracts."""
+    axis = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64)
+    T = tame.dynamics.GradientMap(lambda t: t[0] ** 2 / 2 + t[1] ** 4 + 0.02 * t[1] ** 2, 0.1)
+    assert tame.dynamics.basins(T, (axis, axis), num_steps=10_000, scouts=4).fractions == (1.0,)

@@ -62,6 +62,7 @@ def basins(
         "none": found.share(-1),
         "left": found.share(-2),
         "elsewhere": found.share(-3),
+        "still_moving": found.share(-4),
         "boundary_share": found.boundary_share,
     }
     if picture is not None:
@@ -93,6 +94,7 @@ def _print(document: dict[str, Any]) -> None:
         ("none", "none in time"),
         ("left", "infinity, or out of where F is a number"),
         ("elsewhere", "no isolated minimum"),
+        ("still_moving", "still moving, ever slower: none"),
     ):
         if document[name] > 0:
             table.add_row(words, f"{document[name]:.4f}", "")

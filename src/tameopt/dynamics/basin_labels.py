@@ -13,7 +13,7 @@ from tameopt.dynamics.intervals import proportion_interval
 from tameopt.dynamics.iterate import Attractor, Map, attractors_among, batched, label, settle
 from tameopt.picture import Image, Picture, Series
 
-NONE, LEFT, ELSEWHERE = -1, -2, -3
+NONE, LEFT, ELSEWHERE, SLOW = -1, -2, -3, -4
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Basins:
 
     labels: int16, the shape of the grid (first axis first) or (m,) for a sample: the number of an attractor, -1
         for none within the steps, -2 for starts that left, -3 for starts that came to rest at no isolated
-        attractor (a saddle, a family of minima).
+        attractor (a saddle, a family of minima), -4 for starts that would still move after num_steps, their steps
+        shrinking like a power of k (towards x^4, say): they were not waited for.
     attractors: fixed points with the radius in which the map contracts. axes: of the grid, () for a sample.
     """
 
@@ -64,7 +65,7 @@ class Basins:
 
     def __repr__(self) -> str:
         shares = " ".join(f"{share:.4f}" for share in self.fractions)
-        rest = {"none": NONE, "left": LEFT, "elsewhere": ELSEWHERE}
+        rest = {"none": NONE, "left": LEFT, "elsewhere": ELSEWHERE, "still moving": SLOW}
         others = "".join(
             f", {name} {self.share(number):.4f}" for name, number in rest.items() if self.share(number) > 0
         )
@@ -86,7 +87,13 @@ class Basins:
             raise ValueError(f"a picture needs a grid with two axes, this has {len(self.axes)}.")
         strides = [max(1, -(-axis.numel() // 250)) for axis in self.axes]
         thin = self.labels[:: strides[0], :: strides[1]]
-        names = (*(f"to ({a.point[0]:.3g}, {a.point[1]:.3g})" for a in self.attractors), "none", "left", "elsewhere")
+        names = (
+            *(f"to ({a.point[0]:.3g}, {a.point[1]:.3g})" for a in self.attractors),
+            "none",
+            "left",
+            "elsewhere",
+            "still moving",
+        )
         count = len(self.attractors)
         codes = torch.where(thin >= 0, thin, count - 1 - thin).double()
         image = Image(
@@ -129,7 +136,9 @@ def basins(
 
     T: a GradientMap, or any map of a (d,) tensor to a (d,) tensor that torch.func can batch. grid: d axes, the
     starts being their product; or a tensor (m, d) of starts. attractors: found from `scouts` starts when None.
-    A start is labelled when it comes within an attractor's radius of contraction; num_steps is how long to wait.
+    A start is labelled when it comes within an attractor's radius of contraction; num_steps is how long to wait. One
+    whose steps shrink steadily like a power of k, too slowly to end by then and away from all attractors, is not
+    waited for.
 
     Accuracy: contraction was sampled, not proved. Cost: a gradient of F a start and step, until it is labelled.
     Raises ValueError on a bad grid.

@@ -15,6 +15,8 @@ from tameopt.problem import Problem
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 
+_FIRST_LOOK = 32  # our choice: rounds of steps after which a steady power law may end the wait
+
 # our choice: blocks of this many numbers stay in a core's cache, which is worth a factor of three on a CPU
 _CACHE_NUMBERS = 32_768
 
@@ -158,6 +160,29 @@ def settle(
     return points, still, left
 
 
+@dataclass(frozen=True)
+class _Pace:
+    """Lengths of steps when the count had last doubled, and the power of k by which they had shrunk until then."""
+
+    lengths: torch.Tensor
+    powers: torch.Tensor
+
+    @staticmethod
+    def of(points: torch.Tensor) -> _Pace:
+        unknown = torch.full((points.shape[0],), math.nan, dtype=points.dtype, device=points.device)
+        return _Pace(unknown, unknown)
+
+    def at(self, places: torch.Tensor) -> _Pace:
+        return _Pace(self.lengths[places], self.powers[places])
+
+    def look(self, now: torch.Tensor, share: float, least: torch.Tensor) -> tuple[torch.Tensor, _Pace]:
+        """Whether steps of length `now`, at this share of the time, shrink steadily like k^-p, 1 < p < 3, and will be
+        longer than `least` at its end; a run that passes a saddle slows down by more than any such power."""
+        power = torch.log2(self.lengths / now)
+        steady = ((power - self.powers).abs() <= 0.1) & (power > 1.02) & (power < 3)
+        return steady & (now * share**power > least), _Pace(now, power)
+
+
 def attractors_among(
     T: GradientMap | Map, ends: torch.Tensor, tolerance: float, generator: torch.Generator
 ) -> list[Attractor]:
@@ -217,11 +242,13 @@ def label(
     every: int = 8,
     notify: Callable[[str], None] = lambda message: None,
 ) -> torch.Tensor:
-    """(m,) int16: the attractor that each start goes to, -1 none in time, -2 it left, -3 it settled elsewhere."""
+    """(m,) int16: the attractor that each start goes to, -1 none in time, -2 it left, -3 it settled elsewhere, -4 its
+    steps shrink like a power of k, too slowly to end in time, with no attractor within reach."""
     labels = torch.full((starts.shape[0],), -1, dtype=torch.int16, device=starts.device)
     points, open_places = starts, torch.arange(starts.shape[0], device=starts.device)
     chunk = max(1, _CACHE_NUMBERS // starts.shape[1]) if starts.device.type == "cpu" else starts.shape[0]
-    for _ in range(math.ceil(num_steps / every)):
+    pace = _Pace.of(starts)
+    for count in range(1, math.ceil(num_steps / every) + 1):
         # a chunk takes several steps while it is in the cache; the few slow starts at the end share one chunk
         moved = [_steps(step, part, every) for part in points.split(chunk)]
         before, points = (torch.cat(parts) for parts in zip(*moved, strict=True))
@@ -231,9 +258,18 @@ def label(
         for number, attractor in enumerate(attractors):
             verdict[(points - attractor.point).norm(dim=1) <= attractor.radius] = number
         verdict[~(size <= escape)] = -2
+        if count >= _FIRST_LOOK and count & (count - 1) == 0:  # whenever the number of steps has doubled
+            now = (points - before).norm(dim=1)
+            slow, pace = pace.look(now, count * every / num_steps, tolerance * size.clamp_min(1.0))
+            # the steps to come sum to k / (p - 1) of them; thrice that brings it to no attractor
+            reach = 3 * now * count * every / (pace.powers - 1).clamp_min(0.02)
+            for attractor in attractors:
+                slow &= (points - attractor.point).norm(dim=1) - attractor.radius > reach
+            verdict[(verdict == -1) & slow] = -4
         settled = verdict != -1
         labels[open_places[settled]] = verdict[settled]
         points, open_places = points[~settled], open_places[~settled]
+        pace = pace.at(~settled)
         notify(f"{starts.shape[0] - open_places.numel():,} of {starts.shape[0]:,} starts labelled")
         if open_places.numel() == 0:
             break
