@@ -24,6 +24,20 @@ def test_the_exponent_of_a_polynomial(capsys):
 def test_what_is_neither_run_nor_polynomial(capsys):
     assert main(["kl", "no such run"]) == 2
     assert "must be an expression" in capsys.readouterr().err
+    assert main(["kl", "runs/none"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "must be the folder of a recorded run (there is none; tameopt train records one)" in told
+    assert main(["kl", "(x - sin(y))^2"]) == 2
+    assert "folder" not in capsys.readouterr().err
+
+
+def test_the_claim_of_an_exponent_is_in_the_document(capsys):
+    pytest.importorskip("flint")
+    from tameopt.kl import check_exponent
+
+    assert main(["kl", "(y^2 - x^3)^2 + x^7", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "PROVED" and check_exponent.check(found["claim"])
 
 
 def test_the_rate_of_a_run(tmp_path, capsys):
@@ -57,9 +71,11 @@ def test_certify_saves_checks_and_rejects(tmp_path, capsys):
 
 def test_certify_says_which_number_fails(capsys):
     assert main(["certify", "--samples", "5", "--width", "4", "--quiet"]) == 1
-    assert "must be at most 1/2" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "must be at most 1/2" in told and "what would help: about" in told
     assert main(["certify", "digits-mlp", "--quiet"]) == 1
-    assert "is added to something of degree 2" in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "is added to something of degree 2" in told and "what would help: bias=False" in told
 
 
 def test_ntk_of_a_problem(capsys):

@@ -60,6 +60,8 @@ def certify(
         certificate.save(save)
     finding = certificate.finding(at_step) if _small(certificate) else None
     lines = [f"{certificate.verdict}  {finding.statement if finding else certificate.reason}"]
+    if finding is not None and not certificate.holds and finding.evidence.remedy:
+        lines.append(f"  what would help: {finding.evidence.remedy}")
     document: dict[str, Any] = {
         name: getattr(certificate, name)
         for name in certificate.__dataclass_fields__

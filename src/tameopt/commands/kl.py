@@ -22,7 +22,18 @@ def kl(
     as_json: Json = False,
 ) -> int | None:
     """The KL inequality: rate and exponent of a recorded run, or the exact exponent of a (piecewise) polynomial."""
-    document, lines = _run(Path(source), to, seed) if Path(source).exists() else _polynomial(source, at)
+    if Path(source).exists():
+        document, lines = _run(Path(source), to, seed)
+    else:
+        try:
+            document, lines = _polynomial(source, at)
+        except ValueError as error:
+            if set(source) & set("*^("):
+                raise
+            raise ValueError(
+                f"{source!r} must be the folder of a recorded run (there is none; tameopt train records one) or a "
+                f"polynomial: {error}"
+            ) from error
     if as_json:
         emit_json(document)
     else:
@@ -45,7 +56,7 @@ def _polynomial(source: str, at: str | None) -> tuple[dict[str, Any], list[str]]
         "polynomial": source, "at": point, "theta": None if found.theta is None else str(found.theta),
         "lower": str(found.lower), "upper": str(found.upper), "verdict": str(found.verdict),
         "witness": found.witness, "rule": found.rule, "branches": list(found.branches), "a_priori": a_priori,
-        "lower_claim": found.lower_claim,
+        "claim": found.claim, "lower_claim": found.lower_claim,
     }  # fmt: skip
     if found.theta is None:
         return document, [f"{found.verdict}  exponent between {found.lower} and {found.upper}: {found.rule}"]

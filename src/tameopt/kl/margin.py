@@ -63,6 +63,11 @@ class MarginCertificate:
         """
         return Certificate(CHECKER, inline(self.data, self.reason))
 
+    def _remedy(self) -> str:
+        if "is added to something of degree" in self.reason:
+            return "bias=False in the layers after the first"
+        return "train on until n F < log 2" if math.isfinite(self.ratio) else ""
+
     def finding(self, step: int | None = None) -> Finding:
         """The claim trap.margin, at recorded step `step` when one is given."""
         where = "From these weights" if step is None else f"From step {step:,} on"
@@ -71,7 +76,7 @@ class MarginCertificate:
                 _CLAIM,
                 f"No margin certificate: {self.reason}.",
                 missing=self.reason,
-                remedy="train on until n F < log 2" if math.isfinite(self.ratio) else "",
+                remedy=self._remedy(),
                 scope=Scope.POINT,
             )
         direction = "converges" if self.classes == 2 else "has only KKT points of the margin problem as limits"
