@@ -53,6 +53,20 @@ def test_the_rate_of_a_run(tmp_path, capsys):
     assert "LINEAR" in capsys.readouterr().out
 
 
+def test_a_lower_bound_is_respected_and_a_reason_is_said_once(tmp_path, capsys):
+    folder = tmp_path / "run"
+    with Run.create(folder, {"sampling": "full batch"}) as run:
+        for k in range(0, 600, 10):
+            run.record(k, {"full_loss": 3.0 / (1 + k) ** 0.25})
+    assert main(["kl", str(folder), "--json"]) == 0
+    free = json.loads(capsys.readouterr().out)
+    assert main(["kl", str(folder), "--lower", "0", "--json"]) == 0
+    bounded = json.loads(capsys.readouterr().out)
+    assert bounded["F_star"] >= 0 and (bounded["F_star_interval"][0] or 0.0) >= 0
+    assert main(["kl", str(folder)]) == 0
+    assert " ".join(capsys.readouterr().out.split()).count(free["reason"]) == 1
+
+
 def test_certify_saves_checks_and_rejects(tmp_path, capsys):
     path = tmp_path / "trap.safetensors"
     options = ["--samples", "5", "--width", "2048", "--save", str(path), "--json", "--quiet"]

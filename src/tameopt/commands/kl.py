@@ -18,12 +18,15 @@ def kl(
         str | None, typer.Option("--at", help="The point, as in 1,1/2 (variables sorted).", metavar="X,Y,…")
     ] = None,
     to: Annotated[float | None, typer.Option("--to", help="Steps until this loss is reached.")] = None,
+    lower: Annotated[
+        float | None, typer.Option("--lower", help="A known lower bound of the loss (0 for most losses), of a run.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> int | None:
     """The KL inequality: rate and exponent of a recorded run, or the exact exponent of a (piecewise) polynomial."""
     if Path(source).exists():
-        document, lines = _run(Path(source), to, seed)
+        document, lines = _run(Path(source), to, lower, seed)
     else:
         try:
             document, lines = _polynomial(source, at)
@@ -67,7 +70,7 @@ def _polynomial(source: str, at: str | None) -> tuple[dict[str, Any], list[str]]
     return document, lines
 
 
-def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[str]]:
+def _run(path: Path, to: float | None, lower: float | None, seed: int) -> tuple[dict[str, Any], list[str]]:
     from tameopt.kl.fit import fit
     from tameopt.kl.forecast import forecast
     from tameopt.kl.gradient_law import gradient_law
@@ -78,7 +81,7 @@ def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[
 
     run = Run.open(path)
     series = loss_series(run)
-    fitted = fit(series, seed=seed)
+    fitted = fit(series, lower=lower, seed=seed)
     law = gradient_law(series.tail(series.size - fitted.points), seed=seed)
     findings = [
         values_converge_finding(fitted, series),
@@ -95,7 +98,9 @@ def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[
         "theta_from_gradients": law.theta if law else None, "pieces": [str(piece) for piece in fitted.pieces],
     }  # fmt: skip
     lines = [f"{fitted.regime.upper()}  {fitted.reason}"]
-    lines += [f"  {finding.verdict}  {finding.statement}" for finding in findings]
+    # the reason stands in the first line; several findings may say it again
+    told = [f"  {one.verdict}  {one.statement.replace(fitted.reason, 'as said above')}" for one in findings]
+    lines += list(dict.fromkeys(told))
     lines += [f"  {piece}" for piece in fitted.pieces]
     length = path_length(run)
     if length is not None:
@@ -104,7 +109,7 @@ def _run(path: Path, to: float | None, seed: int) -> tuple[dict[str, Any], list[
             f"  path length so far {length.total:.4g}, {'looks' if length.looks_finite else 'does not look'} finite"
         )
     if to is not None:
-        found = forecast(series, to)
+        found = forecast(series, to, lower=lower)
         low, high = found.interval
         document["steps_to"] = {
             "loss": to, "steps": None if found.reason else found.steps, "trials": list(found.trials),

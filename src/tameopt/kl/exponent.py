@@ -26,7 +26,7 @@ from tameopt.kl.puiseux import HalfBranch, UndecidedBranchError, half_branches, 
 from tameopt.kl.splitting import hessian, residual, split
 from tameopt.kl.talweg import factors, from_flint, rows, talweg, talweg_claim, to_flint, without
 
-_REPLAYED = 16  # our choice: the count of half-branches takes seconds at that degree, and minutes beyond 21
+_REPLAYED = 12  # our choice: the count of half-branches takes seconds up to there, and up to minutes at 15
 
 
 @dataclass(frozen=True)
