@@ -85,6 +85,21 @@ def test_a_slope_that_is_small_against_the_curvature_is_not_critical():
     assert "gradient-flat" in point.reason and "so no critical point was found near" in point.reason
 
 
+@pytest.mark.parametrize("dim", [1_500, 10_000])
+def test_a_gradient_in_the_kernel_is_seen_by_products_alone(dim):
+    """Too many parameters for all eigenvalues: norm(g) / L = 5e-7 on one flat coordinate, no critical point anywhere;
+    and a gradient that Newton's step does away with, next to a minimum."""
+    scale = torch.linspace(1.0, 2.0, dim, dtype=F64)
+    scale[0] = 0.0
+    sloping = problem_of(lambda t: (scale * t**2).sum() + 2e-6 * t[0], torch.zeros(dim))
+    flat = tame.curvature.classify(sloping, k=1, max_products=60)
+    assert flat.kind == "not critical" and "gradient-flat" in flat.reason and flat.verdict is Verdict.MEASURED
+    off = 1e-9 * torch.randn(dim, generator=torch.Generator().manual_seed(0), dtype=F64)
+    bowl = problem_of(lambda t: (scale[1:] * t[1:] ** 2).sum() + t[0] ** 2 / 50, off)
+    near = tame.curvature.classify(bowl, k=1, max_products=60)
+    assert near.gradient_norm > 1e-8 and near.kind != "not critical"
+
+
 def test_an_edge_of_the_domain_on_the_way_is_a_diagnosis():
     def F(t):
         return torch.where(t[0] < 1e-7, torch.log(t[0] - 1), (t[0] - 5e-8) ** 2 + t[1] ** 2)

@@ -18,7 +18,7 @@ import torch
 
 from tameopt.curvature.eigenvalues import Spectrum, spectrum
 from tameopt.curvature.linear_networks import Inertia, inertia
-from tameopt.curvature.nearby import change_on_the_way, newton_step
+from tameopt.curvature.nearby import change_on_the_way, krylov_newton_step, newton_step
 from tameopt.curvature.rigorous import NoProof, PointProof, prove_point
 from tameopt.evidence import Verdict
 from tameopt.problem import Problem
@@ -134,6 +134,8 @@ def classify(
     point = judge(found, float(value), float(gradient.double().norm()), at, gradient_tolerance, zero_tolerance)
     if point.kind in ("minimum", "strict saddle", "maximum", "degenerate") and point.gradient_norm > 0:
         point = _at_the_critical_point(problem, point, gradient, gradient_tolerance, zero_tolerance)
+    elif point.kind == "undecided" and found.all_ritz.numel() and not found.complete:
+        point = _unless_flat(problem, point, gradient, max(found.noise, zero_tolerance * found.norm))
     if signs is not None:
         point = _with_signs(point, signs, zero_tolerance)
     return _with_proof(point, prove_point(problem, at)) if rigorous else point
@@ -162,15 +164,36 @@ def _at_the_critical_point(
         judged = judge(noisier, point.value, size, point.theta, gradient_tolerance, zero_tolerance)
         moved = f" On the way to the critical point eigenvalues near 0 may change by {change:.2g}."
         point = dataclasses.replace(judged, spectrum=found, reason=judged.reason + moved)
-    if not found.complete or point.gradient_norm <= gradient_rounding(found, point.theta, point.value):
+    return _unless_flat(problem, point, gradient, zero)
+
+
+def _unless_flat(problem: Problem, point: Classification, gradient: torch.Tensor, zero: float) -> Classification:
+    """The classification, or "not critical" where Newton's method does not get anywhere from theta.
+
+    Deuflhard's natural monotonicity: the next simplified step, not the next gradient, has to be shorter. Where not
+    all eigenvectors are known both steps are taken by products with the Hessian, up to 120 of them.
+    """
+    found = point.spectrum
+    if not point.gradient_norm > gradient_rounding(found, point.theta, point.value):
         return point
-    # Deuflhard's natural monotonicity: the next simplified step, not the next gradient, has to be shorter
-    following, length = float(newton_step(found, next_gradient, zero).norm()), float(step.norm())
-    if following <= 0.9 * length or length <= _FLAT_STEP * max(1.0, float(point.theta.norm())):
+    if found.complete:
+        step = newton_step(found, gradient, zero)
+        next_gradient = problem.gradient(point.theta + step.to(point.theta))
+        following, length = float(newton_step(found, next_gradient, zero).norm()), float(step.norm())
+    else:
+        hessian = problem.hessian(point.theta)
+        step = krylov_newton_step(hessian, gradient, zero)
+        next_gradient = problem.gradient(point.theta + step.to(point.theta))
+        following, length = float(krylov_newton_step(hessian, next_gradient, zero).norm()), float(step.norm())
+        # a Krylov space does not resolve all small eigenvalues: the gradient has to have stayed as well
+        if float(next_gradient.norm()) <= 0.9 * point.gradient_norm:
+            return point
+    if not following > 0.9 * length or length <= _FLAT_STEP * max(1.0, float(point.theta.norm())):
         return point
     return dataclasses.replace(
         point,
         kind="not critical",
+        verdict=Verdict.MEASURED,
         reason=f"norm(grad F) = {point.gradient_norm:.3g} is small against the curvature, but lies in the kernel "
         f"of the Hessian (gradient-flat): a step of Newton's method of length {length:.2g} leaves "
         f"another of {following:.2g}, so no critical point was found near.",
