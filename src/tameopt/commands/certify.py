@@ -55,11 +55,13 @@ def certify(
 
     say("certifying and replaying the proof", quiet)
     problem, run, preprocessing = _problem(target, n, width, gain, seed)
-    certificate, at_step = _certificate(problem, run, step, from_start, most)
+    certificate, at_step, tried = _certificate(problem, run, step, from_start, most)
     if save is not None and certificate.data is not None:
         certificate.save(save)
     finding = certificate.finding(at_step) if _small(certificate) else None
     lines = [f"{certificate.verdict}  {finding.statement if finding else certificate.reason}"]
+    if len(tried) == 1 and not certificate.holds:
+        lines.append(f"  tried at step {tried[0]:,}, the saved weights of least loss")
     if finding is not None and not certificate.holds and finding.evidence.remedy:
         lines.append(f"  what would help: {finding.evidence.remedy}")
     document: dict[str, Any] = {
@@ -67,7 +69,12 @@ def certify(
         for name in certificate.__dataclass_fields__
         if name not in ("data", "verdict")
     }
-    document |= {"verdict": str(certificate.verdict), "from_step": at_step, "samples": problem.n}
+    document |= {
+        "verdict": str(certificate.verdict),
+        "from_step": at_step,
+        "tried": list(tried),
+        "samples": problem.n,
+    }
     if isinstance(certificate, TrapCertificate) and certificate.holds:
         from tameopt.kl.held_out import held_out
 
@@ -100,8 +107,8 @@ def _problem(target: str, n: int, width: int, gain: float, seed: int) -> tuple[P
 
 def _certificate(
     problem: Problem, run: Run | None, step: float | None, from_start: bool, most: int
-) -> tuple[TrapCertificate | FlowCertificate | MarginCertificate, int | None]:
-    """The certificate that this problem's loss and network admit, and the recorded step it is about."""
+) -> tuple[TrapCertificate | FlowCertificate | MarginCertificate, int | None, tuple[int, ...]]:
+    """The certificate that this problem's loss and network admit, the recorded step it is about, and those tried."""
     from tameopt.kl.margin import classification_loss, margin_certificate
     from tameopt.kl.online import online_certificate, online_flow, why_no_flow
     from tameopt.kl.relu_flow import flow_certificate
@@ -114,20 +121,20 @@ def _certificate(
             if 0 not in run.vector_steps("theta"):
                 raise ValueError("the run must have saved theta at step 0 to be certified from the start.")
             first = run.vector(0).to(problem.dtype)
-        return shadow_certificate(problem, first, step, most), None
+        return shadow_certificate(problem, first, step, most), None, ()
     if not classification_loss(problem):
         at = None if run is None else int(run.vector_steps("theta")[-1])
         theta = None if run is None or at is None else run.vector(at).to(problem.dtype)
-        return margin_certificate(problem, theta), at
+        return margin_certificate(problem, theta), at, ()
     if not why_no_flow(problem):
         if run is None:
-            return flow_certificate(problem), None
+            return flow_certificate(problem), None, ()
         flow = online_flow(problem, run)
-        return flow.certificate, flow.step
+        return flow.certificate, flow.step, flow.steps
     if run is None:
-        return trap_certificate(problem, step=step), None
+        return trap_certificate(problem, step=step), None, ()
     online = online_certificate(problem, run)
-    return online.certificate, online.step
+    return online.certificate, online.step, online.steps
 
 
 def _scale(
