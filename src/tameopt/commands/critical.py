@@ -117,7 +117,8 @@ def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = terminal()
-    console.print(f"{document['problem']}, {document['d']:,} parameters, {document['point']}", style="bold")
+    count = f"{document['d']:,} parameter{'s' if document['d'] > 1 else ''}"
+    console.print(f"{document['problem']}, {count}, {document['point']}", style="bold")
     if "points" not in document:
         index = document["index"]
         low, high = document["index_interval"]

@@ -72,7 +72,8 @@ def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = terminal()
-    console.print(f"{document['problem']}, {document['d']:,} parameters, {document['point']}", style="bold")
+    count = f"{document['d']:,} parameter{'s' if document['d'] > 1 else ''}"
+    console.print(f"{document['problem']}, {count}, {document['point']}", style="bold")
     table = Table(box=None, header_style="bold")
     for title in ("Eigenvalue", "Error", ""):
         table.add_column(title, justify="right")
@@ -85,7 +86,8 @@ def _print(document: dict[str, Any]) -> None:
     console.print(table)
     if not document["complete"]:
         console.print(f"Beyond either end at most {document['missed_99']:.2g} was missed (99%).")
-    console.print(f"norm(grad F) = {document['gradient_norm']:.3g}; {document['products']} Hessian products.")
+    spent = f"{document['products']} Hessian product{'s' if document['products'] != 1 else ''}"
+    console.print(f"norm(grad F) = {document['gradient_norm']:.3g}; {spent}.")
     if "trace" in document:
         trace, share = document["trace"], document["share_clearly_negative"]
         console.print(

@@ -41,7 +41,7 @@ def _network(chain: LinearChain, seed: int) -> Finding:
     if chain.layers:
         return measured(
             claim,
-            f"The network is a product of {size_in_words(chain)}, each used once, and nothing else.",
+            f"The network is a product of {size_in_words(chain)}. Each is used once, and there is nothing else.",
             float(len(chain.layers)),
             method="trace of the outputs in theta; the product compared with the outputs at a random theta",
             error_kind="rounding of the comparison; the count is exact",
