@@ -167,3 +167,38 @@ def test_small_spectra_are_found_whole(values, k, block_size):
     assert pairs.all_ritz[-1] <= exact[-1] + pairs.noise + 1e-12
     if pairs.complete:
         assert torch.allclose(pairs.all_ritz, exact, atol=1e-10)
+
+
+def test_a_cluster_at_the_end_has_its_true_residuals_and_multiplicity():
+    """Fivefold, split by 1e-9, with blocks of two: what is called converged solves A v = value v, counted fresh."""
+    values = torch.cat([torch.full((5,), 9.0) + 1e-9 * torch.arange(5.0), torch.linspace(-1, 1, 395)]).double()
+    operator = diagonal(values)
+    pairs = ritz_pairs(operator, 5, which="largest", tolerance=1e-8, max_products=4000)
+    true = (operator @ pairs.vectors - pairs.vectors * pairs.values).norm(dim=0)
+    assert (true[pairs.converged] <= 1e-8 * 9.1).all()
+    # never more copies than there are
+    assert 2 <= int((pairs.values > 8).sum()) <= 5
+
+
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_a_block_wider_than_the_space_and_a_negative_definite_operator(width):
+    pairs = ritz_pairs(diagonal([-5.0, -2.0, -2.0, -1.0]), 4, block_size=width)
+    assert pairs.complete
+    assert torch.allclose(pairs.values, torch.tensor([-5.0, -2.0, -2.0, -1.0], dtype=torch.float64))
+
+
+def test_a_start_orthogonal_to_the_wanted_vector_still_finds_it():
+    values = torch.cat([torch.linspace(-1, 1, 299), torch.tensor([30.0])]).double()
+    start = torch.eye(300, dtype=torch.float64)[:, :3]
+    pairs = ritz_pairs(diagonal(values), 2, start=start)
+    assert float(pairs.values[-1]) == pytest.approx(30.0, abs=1e-9)
+
+
+def test_the_basis_stays_orthonormal_where_directions_of_a_block_die():
+    """Rank three plus zero: from the second step on most of a block is nothing new, and random columns go on."""
+    values = torch.cat([torch.tensor([4.0, -3.0, 2.0]), torch.zeros(197)])
+    for dtype in (torch.float64, torch.float32):
+        pairs = ritz_pairs(diagonal(values, dtype), 2, block_size=3, max_products=60, tolerance=1e-12)
+        gram = pairs.vectors.T @ pairs.vectors
+        assert float((gram - torch.eye(gram.shape[0], dtype=dtype)).abs().max()) < 100 * torch.finfo(dtype).eps
+        assert pairs.values.tolist() == pytest.approx([-3, 0, 2, 4], abs=1e-4)

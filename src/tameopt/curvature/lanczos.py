@@ -230,9 +230,10 @@ class _Iteration:
                 return self._result(f"a product of {name} is not finite")
             rest = self.expand(block, image)
             full = self.size >= dim
-            crowded = self.size + width > capacity
             spent = self.products + width > limit
             block = self.next_block(rest, min(width, dim - self.size))
+            # a last, narrower block may just complete the space: a restart there leads nowhere
+            crowded = self.size + block.shape[1] > capacity
             if full or spent or (self.size >= enough and self.seems_converged()):
                 pairs = self.rayleigh_ritz()
                 converged = bool(pairs.converged.all())
