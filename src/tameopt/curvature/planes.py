@@ -51,7 +51,7 @@ class PlaneSlice:
             series.append(Series.of("trajectory", self.path[:, 0].tolist(), self.path[:, 1].tolist()))
             series.append(Series.of("last iterate", [float(self.path[-1, 0])], [float(self.path[-1, 1])], "points"))
             caption = (
-                f"{100 * self.explained:.0f}% of the path's squared distance lies in this plane; it is up to "
+                f"{_percent(self.explained)} of the path's squared distance lies in this plane; it is up to "
                 f"{float(self.distances.max()):.3g} away from it in theta."
             )
         image = Image(
@@ -189,3 +189,8 @@ def density_picture(found: SpectralDensity, points: int = 300, ends: Spectrum | 
 def _marks(ends: Spectrum, height: float) -> Series:
     values = ends.eigenvalues.tolist()
     return Series.of("eigenvalues computed one by one", values, [height] * len(values), "points")
+
+
+def _percent(share: float) -> str:
+    """A share in per cent; 100% only where nothing is left."""
+    return f"{100 * share:.0f}%" if share >= 1 or round(100 * share) < 100 else f"{min(100 * share, 99.9):.1f}%"
