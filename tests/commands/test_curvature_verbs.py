@@ -33,6 +33,33 @@ def test_spectrum_of_a_function_and_of_a_network(document_of, text_of):
     assert "Eigenvalue" in text and "Hessian products" in text
 
 
+NETWORK = """
+import torch
+from tameopt import Problem
+
+def factory(seed=0):
+    torch.manual_seed(seed)
+    layers = [torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4), torch.nn.Tanh(), torch.nn.Linear(4, 2)]
+    data = (torch.randn(20, 6), torch.randint(2, (20,)))
+    return Problem(torch.nn.Sequential(*layers), torch.nn.functional.cross_entropy, data, mode="eval")
+"""
+
+
+def test_both_ends_of_a_small_network_and_that_training_steps_on_another_function(tmp_path, document_of, text_of):
+    (tmp_path / "net.py").write_text(NETWORK)
+    target = f"{tmp_path / 'net.py'}:factory"
+    text = text_of("spectrum", target, "-k", "3")
+    values = sorted((row["eigenvalue"] for row in document_of("spectrum", target)["eigenvalues"]), reverse=True)
+    shown = [
+        line.split()[0] for line in text.splitlines() if line.strip().endswith(tuple(f"e-{n}" for n in range(9, 20)))
+    ]
+    assert shown == [f"{value:.6g}" for value in [*values[:3], *values[-3:]]]
+    assert f"All {len(values)} eigenvalues" in text
+    for verb in ("spectrum", "critical"):
+        assert "these modules differ in training: 1 (BatchNorm1d)" in text_of(verb, target)
+    assert document_of("critical", "rosenbrock")["note"] == ""
+
+
 def test_critical_proves_what_is_small(document_of, text_of):
     one = document_of("critical", "rosenbrock")
     assert (one["kind"], one["verdict"]) == ("not critical", "PROVED")

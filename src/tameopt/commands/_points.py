@@ -34,3 +34,14 @@ def point_of(target: str, step: int | None, seed: int) -> tuple[Problem, torch.T
     if step is not None and wanted != step:
         raise ValueError(f"no parameters were saved at step {step}: the nearest is --step {wanted}.")
     return problem, found.run.vector(int(wanted)).to(torch.float64), f"step {wanted:,}"
+
+
+def as_predicted(problem: Problem) -> str:
+    """A sentence where F is not what training steps on; else ""."""
+    from tameopt.training_mode import only_in_training
+
+    names = [name for part in only_in_training(problem) for name in part]
+    listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+    return (
+        f"F is the network as it predicts (eval mode); these modules differ in training: {listed}." if names else ""
+    )

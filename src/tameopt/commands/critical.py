@@ -31,13 +31,18 @@ def critical(
     import torch
 
     from tameopt import curvature
-    from tameopt.commands._points import point_of
+    from tameopt.commands._points import as_predicted, point_of
 
     if picture is not None and (box is not None or search):
         raise ValueError("--picture shows one point: leave --search and --box out.")
     problem, theta, where = point_of(target, step, seed)
     generator = torch.Generator().manual_seed(seed)
-    document: dict[str, Any] = {"problem": problem.name, "d": problem.dim, "point": where}
+    document: dict[str, Any] = {
+        "problem": problem.name,
+        "d": problem.dim,
+        "point": where,
+        "note": as_predicted(problem),
+    }
     with progress(quiet) as show:
         if box is not None:
             if not box > 0:
@@ -119,6 +124,8 @@ def _print(document: dict[str, Any]) -> None:
     console = terminal()
     count = f"{document['d']:,} parameter{'s' if document['d'] > 1 else ''}"
     console.print(f"{document['problem']}, {count}, {document['point']}", style="bold")
+    if document["note"]:
+        console.print(document["note"])
     if "points" not in document:
         index = document["index"]
         low, high = document["index_interval"]

@@ -28,7 +28,7 @@ def spectrum(
     import torch
 
     from tameopt import curvature
-    from tameopt.commands._points import point_of
+    from tameopt.commands._points import as_predicted, point_of
 
     problem, theta, where = point_of(target, step, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -46,6 +46,7 @@ def spectrum(
         "problem": problem.name,
         "d": problem.dim,
         "point": where,
+        "note": as_predicted(problem),
         "eigenvalues": found.rows(),
         "complete": found.complete,
         "missed_99": found.missed,
@@ -64,11 +65,11 @@ def spectrum(
     if as_json:
         emit_json(document)
         return None
-    _print(document)
+    _print(document, k)
     return None
 
 
-def _print(document: dict[str, Any]) -> None:
+def _print(document: dict[str, Any], k: int) -> None:
     from rich.table import Table
 
     console = terminal()
@@ -77,13 +78,23 @@ def _print(document: dict[str, Any]) -> None:
     table = Table(box=None, header_style="bold")
     for title in ("Eigenvalue", "Error", ""):
         table.add_column(title, justify="right")
-    rows = document["eigenvalues"]
-    half = len(rows) // 2
-    for place, row in enumerate(reversed(rows)):
-        if not document["complete"] and place == len(rows) - half:
+    rows = list(reversed(document["eigenvalues"]))
+    if len(rows) > 2 * k + 5:  # all of them are known: the document has them
+        rows = [*rows[:k], None, *rows[-k:]]
+    elif not document["complete"]:
+        rows.insert((len(rows) + 1) // 2, None)
+    for row in rows:
+        if row is None:
             table.add_row("…", "", "")
-        table.add_row(f"{row['eigenvalue']:.6g}", f"{row['error']:.1e}", "" if row["converged"] else "not converged")
+        else:
+            table.add_row(
+                f"{row['eigenvalue']:.6g}", f"{row['error']:.1e}", "" if row["converged"] else "not converged"
+            )
     console.print(table)
+    if document["note"]:
+        console.print(document["note"])
+    if document["complete"] and None in rows:
+        console.print(f"All {len(document['eigenvalues']):,} eigenvalues are in the --json document.")
     if not document["complete"]:
         console.print(f"Beyond either end at most {document['missed_99']:.2g} was missed (99%).")
     spent = f"{document['products']} Hessian product{'s' if document['products'] != 1 else ''}"
