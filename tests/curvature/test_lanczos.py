@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tameopt.curvature import lanczos
 from tameopt.curvature.lanczos import ritz_pairs
 from tameopt.linear_operator import SymmetricOperator
 
@@ -202,3 +203,15 @@ def test_the_basis_stays_orthonormal_where_directions_of_a_block_die():
         gram = pairs.vectors.T @ pairs.vectors
         assert float((gram - torch.eye(gram.shape[0], dtype=dtype)).abs().max()) < 100 * torch.finfo(dtype).eps
         assert pairs.values.tolist() == pytest.approx([-3, 0, 2, 4], abs=1e-4)
+
+
+def test_long_float32_vectors_are_orthonormal_to_rounding():
+    # a norm of 4 million entries in one float32 sum is wrong in the fifth digit
+    generator = torch.Generator().manual_seed(3)
+    block = lanczos._orthonormal(torch.rand(1 << 22, 2, generator=generator))
+    gram = block.double().T @ block.double()
+    assert float((gram - torch.eye(2)).abs().max()) < 1e-6
+    exact = block.double().T @ torch.ones(1 << 22, 1, dtype=torch.float64)
+    assert float((lanczos._inner(block.T, torch.ones(1, 1 << 22)) - exact).abs().max()) < 1e-5 * float(
+        exact.abs().max()
+    )

@@ -27,7 +27,9 @@ Which = Literal["both", "largest", "smallest"]
 
 # our choice: V takes at most half of the memory that is available, unless max_basis says otherwise
 _BASIS_SHARE = 0.5
-_CHUNK = 1 << 16  # rows of V rotated at once at a restart: no second V is held; our choice
+# our choice: entries of d-vectors taken at once. No second V is held at a restart, and float32 sums stay short: over
+# d = 1e7 entries a norm in one sum, as QR takes it, is wrong by 3e-4
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -168,14 +170,33 @@ def _random(operator: SymmetricOperator, columns: int, generator: torch.Generato
     return drawn.to(operator.device, operator.dtype)
 
 
+def _inner(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """rows others^T in float64, from short sums in their own precision."""
+    total = torch.zeros(rows.shape[0], others.shape[0], dtype=torch.float64, device=rows.device)
+    for left, right in zip(rows.split(_CHUNK, dim=1), others.split(_CHUNK, dim=1), strict=True):
+        total += left @ right.T
+    return total
+
+
+def _orthonormal(block: torch.Tensor) -> torch.Tensor:
+    """(d, s) an orthonormal basis of the columns: QR, and for long ones a second time by Cholesky of short sums."""
+    block = torch.linalg.qr(block)[0]
+    if block.shape[0] <= _CHUNK:
+        return block
+    rows = block.T.contiguous()
+    factor = torch.linalg.cholesky(_inner(rows, rows))
+    inverse = torch.linalg.inv(factor)
+    return (inverse.to(rows) @ rows).T
+
+
 def _first_block(
     operator: SymmetricOperator, width: int, start: torch.Tensor | None, generator: torch.Generator
 ) -> torch.Tensor:
     if start is None:
-        return torch.linalg.qr(_random(operator, width, generator))[0]
+        return _orthonormal(_random(operator, width, generator))
     warm = start.to(operator.device, operator.dtype)[:, : max(operator.dim - 1, 1)]
     fresh = _random(operator, max(width - warm.shape[1], 1), generator)
-    return torch.linalg.qr(torch.cat([warm, fresh], dim=1)[:, : operator.dim])[0]
+    return _orthonormal(torch.cat([warm, fresh], dim=1)[:, : operator.dim])
 
 
 class _Iteration:
@@ -271,18 +292,18 @@ class _Iteration:
         self.size = new
         # as rows: with two tall columns in place of them the same products take two to seven times as long (MKL)
         rows = image.T.contiguous()
-        inner = rows @ self._basis[:new].T
+        inner = _inner(rows, self._basis[:new])
         grown = torch.empty(new, new, dtype=torch.float64)
         grown[:old, :old] = self.projected
         if old:
             grown[old:, :old] = self.coupling
-        grown[:, old:] = inner.T.double().cpu()
+        grown[:, old:] = inner.T.cpu()
         self.projected = grown
         self.degree += 1
         if self.restarts == 0:
             self.degree_before_restart = self.degree
         self.scale = max(self.scale, float(rows.norm(dim=1).max()))
-        return rows.addmm_(inner, self._basis[:new], alpha=-1).T
+        return rows.addmm_(inner.to(rows), self._basis[:new], alpha=-1).T
 
     def next_block(self, rest: torch.Tensor, width: int) -> torch.Tensor:
         """The next block: orthonormal, orthogonal to V, its span holding what is new in `rest`.
@@ -305,11 +326,11 @@ class _Iteration:
         # `rest` has had its first pass
         for _ in range(2 if missing > 0 else 1):
             rows, known = block.T.contiguous(), self._basis[: self.size]
-            block = torch.linalg.qr(rows.addmm_(rows @ known.T, known, alpha=-1).T)[0]
-        inner = block.T @ rest
+            block = _orthonormal(rows.addmm_(_inner(rows, known).to(rows), known, alpha=-1).T)
+        inner = _inner(block.T, rest.T)
         self.coupling = torch.zeros(block.shape[1], self.size, dtype=torch.float64)
-        self.coupling[:, self.size - rest.shape[1] :] = inner.double().cpu()
-        left_over = rest.T.contiguous().addmm_(inner.T, block.T, alpha=-1)
+        self.coupling[:, self.size - rest.shape[1] :] = inner.cpu()
+        left_over = rest.T.contiguous().addmm_(inner.T.to(rest), block.T, alpha=-1)
         self.lost = math.hypot(self.lost, float(left_over.norm()))
         return block
 
