@@ -82,13 +82,17 @@ def growth(problem, theta, moments, optimizer, arguments, alpha, batch_size=None
     start = gradient(theta)
     e = 1e-6 * scale.sqrt() * top / float((scale.sqrt() * top).norm())
     m, first = torch.zeros_like(e), float(top @ (e / scale.sqrt()))
+    part = first
     for _ in range(iterations):
         m = momentum * m + (1 - momentum) * (gradient(theta + e) - start)
         e = e - alpha * scale * m
-        if abs(float(top @ (e / scale.sqrt()))) > 1e3 * abs(first):  # beyond it the loss is no quadratic
+        part = float(top @ (e / scale.sqrt()))
+        rest = float((e / scale.sqrt() - part * top).norm())
+        # negative curvature takes over in the end, out of rounding, and then the loss is no quadratic: what counts is
+        # the part along the steepest direction until there
+        if abs(part) > 1e3 * abs(first) or rest > 10 * abs(first):
             break
-    # negative curvature elsewhere takes over in the end: what counts is the part along the steepest direction
-    return abs(float(top @ (e / scale.sqrt()))) / abs(first)
+    return abs(part) / abs(first)
 
 
 CASES = [
