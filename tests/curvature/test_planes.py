@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tameopt as tame
+from tameopt.curvature import planes
 from tameopt.problem import Problem
 
 F64 = torch.float64
@@ -65,3 +66,10 @@ def test_the_density_is_drawn_with_its_band():
     band, line = picture.series
     assert picture.y_log and band.style == "band"
     assert all(low <= middle <= high for low, middle, high in zip(band.y, line.y, band.y_upper, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("share", "words"), [(1.0, "100%"), (0.99999, "99.9%"), (0.9951, "99.5%"), (0.994, "99%"), (0.42, "42%")]
+)
+def test_a_plane_holds_all_of_a_path_only_where_nothing_is_left(share, words):
+    assert planes._percent(share) == words
