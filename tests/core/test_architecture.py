@@ -37,6 +37,7 @@ WITHIN = {
     "noise": {"dynamics", "nonsmooth"},
     "nonsmooth": {"dynamics"},
     "kl": {"dynamics"},
+    "curvature": {"structure"},
 }
 # Lazy conveniences on results, named in their docstrings: a Diagnosis renders itself.
 LAZY = {("audit", "report"), ("__init__", "*")}

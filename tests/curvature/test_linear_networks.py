@@ -96,6 +96,61 @@ def test_classify_counts_where_it_does_not_see_all_eigenvalues() -> None:
     assert "2 of 24 eigenvalues are negative, 8 are 0 to rounding" in point.reason
 
 
+class Written(nn.Module):
+    """The same map, its matrices stored and multiplied in another way."""
+
+    def __init__(self, layers: Sequence[torch.Tensor], way: str) -> None:
+        super().__init__()
+        self.way = way
+        turned = way == "stored by inputs"
+        # parameters in another order than they are used
+        for j in reversed(range(len(layers))):
+            self.register_parameter(f"W{j}", nn.Parameter((layers[j].T if turned else layers[j]).clone()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        W = [getattr(self, f"W{j}") for j in range(len(list(self.parameters())))]
+        if self.way == "stored by inputs":
+            for one in W:
+                x = x @ one
+            return x
+        if self.way == "the matrices first":
+            whole = W[0]
+            for one in W[1:]:
+                whole = one @ whole
+            return x @ whole.T
+        if self.way == "samples in columns":
+            x = x.T
+            for one in W:
+                x = one @ x
+            return x.T
+        for one in W:
+            x = nn.functional.linear(x.unsqueeze(1), one).squeeze(1)
+        return x
+
+
+@pytest.mark.parametrize("way", ["stored by inputs", "the matrices first", "samples in columns", "more dimensions"])
+@pytest.mark.parametrize("depth, kept", [(2, (0, 2)), (3, (1, 2))])
+def test_any_way_to_write_the_product(way: str, depth: int, kept: tuple[int, ...]) -> None:
+    plain = critical_point(EXAMPLE, 3, kept, depth=depth, invertible=True)
+    data = plain.batches.whole
+    model = Written([layer.weight.detach() for layer in plain.model], way)
+    for options in ({"reduction": "mean"}, {"reduction": "mean", "batch_size": 8}):
+        problem = Problem(model, nn.MSELoss(), data, **options)
+        found = inertia(problem)
+        assert found is not None
+        values = torch.linalg.eigvalsh(problem.hessian().dense())
+        zero = 1e-9 * float(values.abs().max())
+        counts = int((values < -zero).sum()), int((values.abs() <= zero).sum())
+        assert found.counts(1e-6)[:2] == counts
+        if depth == 2:
+            assert counts == table(EXAMPLE, 3, kept)
+
+
+def test_a_point_that_is_no_number_has_no_count() -> None:
+    problem = critical_point(EXAMPLE, 3, (0, 1))
+    assert inertia(problem, torch.full_like(problem.theta, torch.nan)) is None
+
+
 def test_nothing_is_counted_where_the_bases_do_not_fit() -> None:
     # not critical; a kink between the layers; another loss: the remainder tells, no count is given
     away = critical_point(EXAMPLE, 3, (0, 1))

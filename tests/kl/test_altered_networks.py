@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from tameopt.evidence import Verdict
 from tameopt.kl import flow_certificate, margin_certificate, trap_certificate
-from tameopt.kl.memory import shared_memory
 from tameopt.kl.shallow import Sine
 from tameopt.problem import Problem
+from tameopt.structure.shared_memory import shared_memory
 
 D = torch.float64
 GENERATOR = torch.Generator().manual_seed(0)

@@ -9,8 +9,9 @@ from torch import nn
 import tameopt as tame
 from tameopt.analysis import Context
 from tameopt.evidence import Verdict
-from tameopt.kl.linear_chain import linear_chain, linear_data
+from tameopt.kl.linear_data import linear_data
 from tameopt.kl.linear_findings import ANALYSIS
+from tameopt.structure.linear_chain import linear_chain
 from tameopt.theorems import entry
 from tameopt.theorems._theorem import Known
 
@@ -115,6 +116,21 @@ def test_nothing_else_is_taken_for_one(name):
     # linear in each weight as it is: not refuted, only not recognised
     unseen = ("a clamp that is never reached", "a branch that is never taken", "a sum")
     assert (found.broken is None) is (name in unseen or name.startswith("frozen"))
+
+
+class OneBias(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lift, self.down = nn.Linear(4, 3, bias=False), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.down(self.lift(x))
+
+
+def test_a_bias_is_named():
+    assert linear_chain(problem(NOT_CHAINS["bias"])).reason == "it adds the bias 0.bias"
+    found = linear_chain(problem(OneBias()))
+    assert found.reason == "it adds the bias down.bias" and found.broken is not None
 
 
 @pytest.mark.parametrize("widths, rank, expected", [

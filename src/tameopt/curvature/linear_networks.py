@@ -13,14 +13,15 @@ Sources: Baldi and Hornik 1989 (critical points of two layers); the block form f
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
 import torch
 
+from tameopt.batches import size_of
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.problem import Problem
+from tameopt.structure.linear_chain import LinearChain, in_rows, linear_chain
 
 _RANK_TOLERANCE = 1e-4  # our choice: singular values of the map below this share of the largest count as 0
 _CHECKS = 5
@@ -55,8 +56,8 @@ class Inertia:
 def inertia(problem: Problem, theta: torch.Tensor | None = None, *, seed: int = 0) -> Inertia | None:
     """The signs of all Hessian eigenvalues of a deep linear network at a critical point; None for anything else.
 
-    problem: layers in order as its only parameters, all matrices, each taking what the one before gives; data with
-    as many samples as inputs at least, float64. theta: (d,).
+    problem: float64, its network a product of its weight matrices and nothing else, however the model writes it
+    (`structure.linear_chain`), with inputs that span their space. theta: (d,).
 
     Accuracy: `Inertia.remainder`. Cost: 2 N + 5 Hessian products for N layers, and singular value decompositions of
     the layers' sizes.
@@ -68,11 +69,11 @@ def inertia(problem: Problem, theta: torch.Tensor | None = None, *, seed: int = 
     (12, 0)
     """
     at = problem.at(theta)
-    frames = _frames(problem, at)
-    if frames is None:
+    places = _places(problem, at)
+    if places is None:
         return None
-    congruent = _congruent(problem, problem.hessian(at), frames)
-    labels = _labels(problem)
+    congruent = _congruent(problem, problem.hessian(at), places)
+    labels = _labels(problem, places)
     blocks, products = _blocks(congruent, labels)
     generator = torch.Generator().manual_seed(seed)
     probes = torch.randn(problem.dim, _CHECKS, dtype=torch.float64, generator=generator).to(at)
@@ -87,44 +88,56 @@ def inertia(problem: Problem, theta: torch.Tensor | None = None, *, seed: int = 
 Frames = list[tuple[torch.Tensor, torch.Tensor]]  # (A_l, A_(l-1)^-1) of each layer: dW = A_l dW' A_(l-1)^-1
 
 
-def _frames(problem: Problem, at: torch.Tensor) -> Frames | None:
-    """The bases A_0, ..., A_N of the spaces between layers in which the layers are diagonal, or None."""
-    layers = list(problem.unflatten(at).values())
-    chained = all(W.ndim == 2 for W in layers) and all(
-        upper.shape[1] == lower.shape[0] for lower, upper in itertools.pairwise(layers)
-    )
-    if not chained or problem.is_function or problem.forward is not None or at.dtype != torch.float64:
+@dataclass(frozen=True)
+class _Place:
+    """Where a parameter stands: its layer from 0, whether it is stored as (outputs, inputs), its frames."""
+
+    layer: int
+    upright: bool
+    frame: tuple[torch.Tensor, torch.Tensor]
+
+
+def _places(problem: Problem, at: torch.Tensor) -> list[_Place] | None:
+    """For each parameter its layer and the bases in which the layers are diagonal; None for no such network."""
+    if at.dtype != torch.float64 or problem.sharing is not None:
+        return None  # with shared data the frames would come from this process's data alone
+    chain = linear_chain(problem)
+    if not chain.layers:
         return None
-    if problem.sharing is not None:
-        return None  # the frames would come from this process's data alone
-    whole = problem.batches.whole
-    if not isinstance(whole, (tuple, list)) or len(whole) != 2 or whole[0].ndim != 2:
-        return None
-    X = whole[0]
-    if X.shape[1] != layers[0].shape[1] or X.shape[0] < X.shape[1]:
-        return None
-    outputs = problem.outputs(at)
-    if outputs.ndim != 2 or outputs.shape[1] != layers[-1].shape[0]:
+    parts = problem.unflatten(at)
+    layers = chain.matrices(parts)
+    X = torch.cat([in_rows(batch[0], chain.widths[0]) for batch in problem.batches])
+    if X.shape[0] < X.shape[1] or not bool(torch.isfinite(X).all() & torch.isfinite(at).all()):
         return None
     spread, axes = torch.linalg.eigh(X.T @ X)
-    if float(spread[0]) <= 1e-8 * float(spread[-1]):
+    if not float(spread[0]) > 1e-8 * float(spread[-1]):
         return None  # inputs that do not span their space: the frame at the input would be singular
     root = axes * spread.sqrt() @ axes.T
     inverse_root = axes / spread.sqrt() @ axes.T
-    residual = _output_gradient(problem, outputs, whole[1]).T @ X @ inverse_root
-    return _chain(layers, root, inverse_root, residual)
+    residual = _pull(problem, parts, chain) @ inverse_root
+    frames = _frames(layers, root, inverse_root, residual)
+    order = [chain.layers.index(name) for name in parts]
+    return [_Place(layer, chain.upright[layer], frames[layer]) for layer in order]
 
 
-def _output_gradient(problem: Problem, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(n, out) the gradient of the loss in the network's outputs."""
-    leaf = outputs.detach().requires_grad_()
-    with torch.enable_grad():
-        assert problem.loss is not None
-        (gradient,) = torch.autograd.grad(problem.loss(leaf, target).sum(), leaf)
-    return gradient
+def _pull(problem: Problem, parts: dict[str, torch.Tensor], chain: LinearChain) -> torch.Tensor:
+    """(outputs, inputs) the gradient of F in the network's map: sum_i grad l_i(outputs) x_i^T."""
+    total = torch.zeros(chain.widths[-1], chain.widths[0]).to(problem.theta)
+    for batch in problem.batches:
+        with torch.no_grad():
+            outputs = problem.batch_output(parts, batch, True)
+        leaf = outputs.requires_grad_()
+        with torch.enable_grad():
+            assert problem.loss is not None
+            value = problem.loss(leaf, batch[1]).sum()
+            (gradient,) = torch.autograd.grad(value, leaf)
+        weight = size_of(batch) if problem.reduction == "mean" else 1
+        pulled = in_rows(gradient, chain.widths[-1]).T @ in_rows(batch[0], chain.widths[0])
+        total = total + weight * problem.scale * pulled
+    return total
 
 
-def _chain(
+def _frames(
     layers: list[torch.Tensor], root: torch.Tensor, inverse_root: torch.Tensor, residual: torch.Tensor
 ) -> Frames:
     """Frames from the singular vectors of the map (first r channels) and of the residual (the rest)."""
@@ -158,15 +171,18 @@ def _chain(
     return frames
 
 
-def _congruent(problem: Problem, hessian: SymmetricOperator, frames: Frames) -> SymmetricOperator:
+def _congruent(problem: Problem, hessian: SymmetricOperator, places: list[_Place]) -> SymmetricOperator:
     """C^T H C, C: dW_l' -> A_l dW_l' A_(l-1)^-1 layer by layer."""
     shapes = list(problem.shapes.values())
 
     def moved(block: torch.Tensor, back: bool) -> torch.Tensor:
         parts, start = [], 0
-        for (rows, columns), (A, inverse) in zip(shapes, frames, strict=True):
+        for (rows, columns), place in zip(shapes, places, strict=True):
+            A, inverse = place.frame
             part = block[start : start + rows * columns].T.reshape(-1, rows, columns)
+            part = part if place.upright else part.mT
             part = A.T @ part @ inverse.T if back else A @ part @ inverse
+            part = part if place.upright else part.mT
             parts.append(part.reshape(block.shape[1], -1).T)
             start += rows * columns
         return torch.cat(parts)
@@ -180,14 +196,15 @@ def _congruent(problem: Problem, hessian: SymmetricOperator, frames: Frames) -> 
     )
 
 
-def _labels(problem: Problem) -> torch.Tensor:
+def _labels(problem: Problem, places: list[_Place]) -> torch.Tensor:
     """(2, d) for each coordinate its block and its place in it: (a, b) and (b, a) of all layers share a block."""
     width = max(max(shape) for shape in problem.shapes.values())
     block, place = [], []
-    for layer, (rows, columns) in enumerate(problem.shapes.values()):
+    for (rows, columns), at in zip(problem.shapes.values(), places, strict=True):
         a, b = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        a, b = (a, b) if at.upright else (b, a)
         block.append((torch.minimum(a, b) * width + torch.maximum(a, b)).reshape(-1))
-        place.append((2 * layer + (a < b).long()).reshape(-1))
+        place.append((2 * at.layer + (a < b).long()).reshape(-1))
     return torch.stack([torch.unique(torch.cat(block), return_inverse=True)[1], torch.cat(place)])
 
 

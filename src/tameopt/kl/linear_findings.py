@@ -7,7 +7,8 @@ import time
 from tameopt.analysis import Analysis, Answer, Context
 from tameopt.evidence import Cost, Finding, Scope, Verdict, measured, refuted, unknown
 from tameopt.kl.least_squares import least_squares
-from tameopt.kl.linear_chain import LinearChain, LinearData, linear_chain, linear_data, size_in_words
+from tameopt.kl.linear_data import LinearData, linear_data, size_in_words
+from tameopt.structure.linear_chain import LinearChain, linear_chain
 
 CLAIMS = ("network.deep_linear", "data.full_rank", "network.no_rank_obstruction")
 

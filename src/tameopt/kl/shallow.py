@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from tameopt.kl.check_arrays import LARGEST
-from tameopt.kl.memory import shared_memory
 from tameopt.problem import Problem
 from tameopt.structure.hooks import hooked_parameters
+from tameopt.structure.shared_memory import shared_memory
 
 
 class Sine(nn.Module):
