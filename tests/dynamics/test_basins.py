@@ -161,3 +161,69 @@ def test_a_slow_start_that_reaches_an_attractor_is_labelled_by_it():
     axis = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64)
     T = tame.dynamics.GradientMap(lambda t: t[0] ** 2 / 2 + t[1] ** 4 + 0.02 * t[1] ** 2, 0.1)
     assert tame.dynamics.basins(T, (axis, axis), num_steps=10_000, scouts=4).fractions == (1.0,)
+
+
+def test_starts_next_to_a_flat_minimum_are_not_waited_for_either():
+    """x^4 from 0.02: steps hardly shrink in 20,000 of them, and lead nowhere in that time."""
+    seen = []
+    x = torch.tensor([-1.0, -0.02, 0.02, 0.05, 0.2], dtype=F64)
+    T = GradientMap(lambda t: t[0] ** 4 + t[1] ** 2, 0.0104)
+    found = tame.dynamics.basins(T, (x, axis(-1, 1, 3)), attractors=(), notify=seen.append)
+    assert found.share(-4) == 1.0
+    assert len(seen) <= 512  # rounds of 8 steps, of 2,500
+
+
+def test_a_start_that_slows_down_at_a_bottleneck_is_waited_for():
+    """y^3 / 3 + 1e-4 y + y^4 / 4: like 1/k down to y = 0.01, through it, and on to the minimum."""
+    T = GradientMap(lambda t: t[0] ** 2 / 2 + t[1] ** 3 / 3 + 1e-4 * t[1] + t[1] ** 4 / 4, 0.2)
+    start = torch.tensor([[0.5, 1.0], [0.5, 0.3]], dtype=F64)
+    minimum = [Attractor(torch.tensor([0.0, -1.0002], dtype=F64), 0.1, 0.8)]
+    assert tame.dynamics.basins(T, start, attractors=minimum).labels.tolist() == [0, 0]
+
+
+def test_a_slow_slope_before_a_kink_is_waited_for():
+    """Slope 1e-4, and 1 from 0 on: the map contracts nowhere and expands nowhere, and yet steps become longer."""
+
+    def ramp(t):
+        return -1e-4 * t[0].clamp(max=0.0) - t[0].clamp(0.0, 2.0) + 2 * torch.relu(t[0] - 1) ** 2 + t[1] ** 2
+
+    start = torch.tensor([[-0.01, 0.0], [-0.05, 0.1]], dtype=F64)
+    minimum = [Attractor(torch.tensor([1.25, 0.0], dtype=F64), 0.1, 0.8)]
+    assert tame.dynamics.basins(GradientMap(ramp, 0.1), start, attractors=minimum).labels.tolist() == [0, 0]
+
+
+def test_what_moves_on_at_one_pace_is_not_said_to_slow_down():
+    starts = torch.tensor([[0.31, 0.2]], dtype=F64)
+    for function in (lambda t: t[0].abs() + t[1] ** 2, lambda t: 1e-3 * t[0] + t[1] ** 2):
+        found = tame.dynamics.basins(GradientMap(function, 0.1), starts, attractors=(), num_steps=1500)
+        assert found.labels.tolist() == [-1]
+
+
+def test_minima_close_together_have_a_basin_each():
+    """x^4 - x^2 / 100: the strip between the minima at 0.07 where T expands is 1% of what a first ball covers."""
+    for seed in range(2):
+        found = tame.dynamics.basins(
+            GradientMap(lambda t: t[0] ** 4 - 1e-2 * t[0] ** 2 + t[1] ** 2 / 2, 0.1),
+            (axis(-1, 1, 12), axis(-1, 1, 3)),
+            generator=torch.Generator().manual_seed(seed),
+        )
+        assert found.fractions == (0.5, 0.5)
+
+
+def test_an_attractor_that_no_scout_met_is_not_given_to_another():
+    """The one scout goes to one minimum: its ball may not reach over the narrow saddle to the other."""
+    T = GradientMap(lambda t: t[0] ** 4 - 1e-2 * t[0] ** 2 + t[1] ** 2 / 2, 0.1)
+    starts = torch.tensor([[0.6, 0.1], [-0.6, 0.1], [0.3, 0.2], [-0.3, 0.0]], dtype=F64)
+    for seed in range(2):
+        found = tame.dynamics.basins(T, starts, scouts=1, generator=torch.Generator().manual_seed(seed))
+        assert len(found.attractors) == 1
+        side = float(found.attractors[0].point[0])
+        assert [int(label) == 0 for label in found.labels] == [float(x) * side > 0 for x in starts[:, 0]]
+
+
+def test_a_saddle_that_a_start_is_leaving_is_no_place_of_rest():
+    """Steps below the tolerance that grow: the start goes on to a minimum."""
+    T = GradientMap(lee, 0.2)
+    ends = [Attractor(torch.tensor([0.0, y], dtype=F64), 0.1, 0.6) for y in (-1.0, 1.0)]
+    starts = torch.tensor([[0.0, 1e-11], [0.0, -1e-12], [1e-3, 0.0]], dtype=F64)
+    assert tame.dynamics.basins(T, starts, attractors=ends).labels.tolist() == [1, 0, -3]

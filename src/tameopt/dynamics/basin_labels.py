@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from tameopt.dynamics.attractors import attractors_among
+from tameopt.dynamics.follow import ELSEWHERE, LEFT, NONE, SLOW, follow
 from tameopt.dynamics.gradient_map import GradientMap
 from tameopt.dynamics.intervals import proportion_interval
-from tameopt.dynamics.iterate import Attractor, Map, attractors_among, batched, label, settle
+from tameopt.dynamics.iterate import Attractor, Map, batched, batched_jacobians
 from tameopt.picture import Image, Picture, Series
-
-NONE, LEFT, ELSEWHERE, SLOW = -1, -2, -3, -4
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Basins:
     """Where starts go.
 
     labels: int16, the shape of the grid (first axis first) or (m,) for a sample: the number of an attractor, -1
-        for none within the steps, -2 for starts that left, -3 for starts that came to rest at no isolated
-        attractor (a saddle, a family of minima), -4 for starts that would still move after num_steps, their steps
-        shrinking like a power of k (towards x^4, say): they were not waited for.
+        for none within the steps, -2 for starts that left, -3 for starts that stand still (to `tolerance` a step) at
+        no attractor: a saddle, a family of minima, -4 for starts that would still move after num_steps, ever slower
+        (towards x^4, say): they were not waited for.
     attractors: fixed points with the radius in which the map contracts. axes: of the grid, () for a sample.
     """
 
@@ -136,9 +136,10 @@ def basins(
 
     T: a GradientMap, or any map of a (d,) tensor to a (d,) tensor that torch.func can batch. grid: d axes, the
     starts being their product; or a tensor (m, d) of starts. attractors: found from `scouts` starts when None.
-    A start is labelled when it comes within an attractor's radius of contraction; num_steps is how long to wait. One
-    whose steps shrink steadily like a power of k, too slowly to end by then and away from all attractors, is not
-    waited for.
+    A start is labelled when it comes within an attractor's radius of contraction; num_steps is how long to wait. Not
+    waited for is one that would be moving at no attractor even then: its steps shrink steadily like a power of k
+    towards a place where T does not contract, or (up to 8 parameters) T brings no two points farther apart wherever
+    steps of the present length could lead.
 
     Accuracy: contraction was sampled, not proved. Cost: a gradient of F a start and step, until it is labelled.
     Raises ValueError on a bad grid.
@@ -152,14 +153,30 @@ def basins(
     generator = generator or torch.Generator().manual_seed(0)
     if isinstance(T, GradientMap):
         starts = starts.to(T.problem(starts[0]).device, T.problem(starts[0]).dtype)
-    step = batched(T, starts[torch.linspace(0, starts.shape[0] - 1, min(16, starts.shape[0])).long()])
+    probe = starts[torch.linspace(0, starts.shape[0] - 1, min(16, starts.shape[0])).long()]
+    step, slopes = batched(T, probe), batched_jacobians(T, probe) if probe.shape[1] <= 8 else None
     if attractors is None:
         drawn = torch.randperm(starts.shape[0], generator=generator)[:scouts]
-        ends, still, _ = settle(step, starts[drawn], num_steps, max(tolerance, 1e-8), escape)
-        attractors = _ordered(attractors_among(T, ends[still], tolerance, generator))
+        where, ends = follow(
+            step,
+            starts[drawn],
+            (),
+            num_steps=num_steps,
+            tolerance=max(tolerance, 1e-8),
+            escape=escape,
+            slopes=slopes,
+        )
+        attractors = _ordered(attractors_among(T, step, ends[where == ELSEWHERE], generator))
         notify(f"{len(attractors)} attractors found from {drawn.numel()} starts")
-    labels = label(
-        step, starts, list(attractors), num_steps=num_steps, tolerance=tolerance, escape=escape, notify=notify
+    labels, _ = follow(
+        step,
+        starts,
+        attractors,
+        num_steps=num_steps,
+        tolerance=tolerance,
+        escape=escape,
+        slopes=slopes,
+        notify=notify,
     )
     return Basins(labels.reshape(shape), tuple(attractors), axes, num_steps)
 
@@ -215,10 +232,9 @@ def track_edge(
     Raises ValueError when the two starts do not go to two different attractors.
     """
     step = batched(T, torch.stack([first, second]))
-    known = list(attractors)
 
     def goes_to(points: torch.Tensor) -> torch.Tensor:
-        return label(step, points, known, num_steps=20_000, tolerance=1e-14, escape=1e6)
+        return follow(step, points, attractors, num_steps=20_000, tolerance=1e-14, escape=1e6)[0]
 
     pair = torch.stack([first, second])
     ends = goes_to(pair)
