@@ -85,6 +85,18 @@ def test_a_saddle_is_pictured_with_its_escape(tmp_path, document_of):
     assert found["kind"] == "strict saddle" and "Escape from a saddle" in (tmp_path / "c.svg").read_text()
 
 
+def test_basins_of_other_than_two_parameters_are_sampled(document_of, capsys):
+    found = document_of("basins", "quadratic", "--points", "30")
+    (one,) = found["attractors"]
+    assert one["share"] == 1.0 and one["interval"][0] == pytest.approx(0.025 ** (1 / 30))
+    assert found["starts"] == 30 and found["boundary_share"] is None
+    assert main(["basins", "quadratic", "--points", "30", "-q"]) == 0
+    words = capsys.readouterr().out
+    assert "30 random starts within 2" in words and "(0, 0, 0, 0)" in words and "0.884 to 1.000" in words
+    assert main(["basins", "saddle", "--points", "4", "--steps", "8", "--alpha", "1e-12", "-q"]) == 0
+    assert "with a tiny step (--alpha) that happens anywhere" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_recorded_step_is_looked_at(tmp_path, document_of, capsys):
     with Run.create(tmp_path / "run", {"target": "saddle", "d": 2}) as run:
         run.save_vectors(7, {"theta": torch.zeros(2, dtype=torch.float64)})
@@ -97,8 +109,11 @@ def test_a_recorded_step_is_looked_at(tmp_path, document_of, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("basins", "digits-linear"), "basins are drawn for two parameters"),
+        (("basins", "digits-linear"), "basins are found for up to 100 parameters"),
         (("basins", "saddle", "--points", "1"), "--points must be at least 2"),
+        (("basins", "saddle", "--steps", "0"), "--steps at least 1, got 200, 2.0 and 0"),
+        (("basins", "saddle", "--extent", "inf"), "finite and --steps"),
+        (("basins", "quadratic", "--picture", "x.png"), "a picture of basins needs two parameters, quadratic has 4"),
         (("critical", "saddle", "--search", "2", "--picture", "x.png"), "--picture shows one point"),
         (("critical", "saddle", "--box", "-1"), "--box must be > 0"),
         (("spectrum", "saddle", "--step", "3"), "--step needs the folder of a recorded run"),

@@ -227,3 +227,16 @@ def test_a_saddle_that_a_start_is_leaving_is_no_place_of_rest():
     ends = [Attractor(torch.tensor([0.0, y], dtype=F64), 0.1, 0.6) for y in (-1.0, 1.0)]
     starts = torch.tensor([[0.0, 1e-11], [0.0, -1e-12], [1e-3, 0.0]], dtype=F64)
     assert tame.dynamics.basins(T, starts, attractors=ends).labels.tolist() == [1, 0, -3]
+
+
+def test_starts_where_f_is_no_number_are_out_although_its_gradient_is_one():
+    """-log(x) + x: autograd gives 1 - 1/x for x < 0 too."""
+    T = GradientMap(lambda t: -torch.log(t[0]) + t[0] + t[1] ** 2, 0.1)
+    found = tame.dynamics.basins(T, (axis(-2, 2, 4), axis(-1, 1, 3)), num_steps=500)
+    assert found.labels.tolist() == [[-2] * 3] * 2 + [[0] * 3] * 2
+    assert tame.dynamics.basins(T, (axis(-2, -1, 3), axis(-1, 1, 3)), num_steps=500).share(-2) == 1.0
+
+
+def test_bad_waits():
+    with pytest.raises(ValueError, match="num_steps must be at least 1 and tolerance >= 0, got 0 and 1e-10"):
+        tame.dynamics.basins(GradientMap(lee, 0.1), (axis(0, 1, 2), axis(0, 1, 2)), num_steps=0)

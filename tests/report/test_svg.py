@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tameopt.picture import Image, Picture, Series
 from tameopt.report._axis import Axis
-from tameopt.report._field import contour
+from tameopt.report._field import contour, scale_markup
 from tameopt.report.svg import describe, draw_svg, legend, thinned
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=64)
@@ -126,3 +126,9 @@ def test_the_alternative_text_names_ranges_and_reference_lines() -> None:
     assert describe(picture) == "A title. Falls. loss: 2 values from 0.5 to 2.5. floor at 0.4."
     assert 'aria-label="A title. Falls.' in draw_svg(picture)
     assert legend(picture).count("key") == 2
+
+
+def test_a_legend_names_the_categories_that_occur() -> None:
+    image = Image((0.0, 1.0), (0.0,), ((2.0, math.nan),), "goes to", categorical=("one", "none", "left"))
+    assert "left" in scale_markup(image)
+    assert "none" not in scale_markup(image) and ">one" not in scale_markup(image)

@@ -15,12 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.func import vmap
 
 from tameopt.curvature.classification import Classification, classify
 from tameopt.dynamics.gradient_map import GradientMap
 from tameopt.dynamics.intervals import proportion_interval
-from tameopt.dynamics.iterate import Map, batched, settle
+from tameopt.dynamics.iterate import Map, batched, settle, values_at
 from tameopt.problem import Problem
 
 # our choice: after so many ends that go to no critical point the rest are not examined, and count as unsettled
@@ -130,6 +129,7 @@ def saddle_avoidance(
     step = batched(T, points[: min(16, starts)])
     halfway, still, left = settle(step, points, num_steps // 2, tolerance, escape)
     ends, still, left = settle(step, halfway, num_steps - num_steps // 2, tolerance, escape)
+    left |= ~torch.isfinite(values_at(problem, ends))  # the gradient of log is a number where log is none
     limits: list[Classification] = []
     tally: Counter[int] = Counter()
     counts: Counter[str] = Counter()
@@ -239,17 +239,9 @@ def _least_rise(problem: Problem, limit: Classification, moves: torch.Tensor, de
         near = points[(points - limit.theta).norm(dim=1) <= reach]
         if not len(near):
             break
-        least = min(least, float(_values(problem, near).min()) - limit.value)
+        least = min(least, float(values_at(problem, near).min()) - limit.value)
         points = descend(near)
     return least
-
-
-def _values(problem: Problem, points: torch.Tensor) -> torch.Tensor:
-    try:
-        with torch.no_grad():
-            return vmap(problem)(points)
-    except (RuntimeError, NotImplementedError):  # no batching rule: one point at a time
-        return torch.stack([problem.value(point) for point in points])
 
 
 def _is_leaving(T: GradientMap, end: torch.Tensor, limit: Classification) -> bool:

@@ -12,7 +12,7 @@ from tameopt.dynamics.attractors import attractors_among
 from tameopt.dynamics.follow import ELSEWHERE, LEFT, NONE, SLOW, follow
 from tameopt.dynamics.gradient_map import GradientMap
 from tameopt.dynamics.intervals import proportion_interval
-from tameopt.dynamics.iterate import Attractor, Map, batched, batched_jacobians
+from tameopt.dynamics.iterate import Attractor, Map, batched, batched_jacobians, values_at
 from tameopt.picture import Image, Picture, Series
 
 
@@ -142,24 +142,27 @@ def basins(
     steps of the present length could lead.
 
     Accuracy: contraction was sampled, not proved. Cost: a gradient of F a start and step, until it is labelled.
-    Raises ValueError on a bad grid.
+    Raises ValueError on a bad grid, num_steps < 1 or tolerance < 0.
 
     >>> F = lambda t: t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2
     >>> axis = torch.linspace(-1, 1, 40, dtype=torch.float64)
     >>> basins(GradientMap(F, 0.2), (axis, axis))
     Basins(2 attractors: 0.5000 0.5000)
     """
+    if num_steps < 1 or not tolerance >= 0:
+        raise ValueError(f"num_steps must be at least 1 and tolerance >= 0, got {num_steps} and {tolerance}.")
     starts, axes, shape = _starts(grid)
     generator = generator or torch.Generator().manual_seed(0)
     if isinstance(T, GradientMap):
         starts = starts.to(T.problem(starts[0]).device, T.problem(starts[0]).dtype)
     probe = starts[torch.linspace(0, starts.shape[0] - 1, min(16, starts.shape[0])).long()]
     step, slopes = batched(T, probe), batched_jacobians(T, probe) if probe.shape[1] <= 8 else None
+    inside = _has_values(T, starts)
     if attractors is None:
-        drawn = torch.randperm(starts.shape[0], generator=generator)[:scouts]
+        drawn = torch.randperm(int(inside.sum()), generator=generator)[:scouts]
         where, ends = follow(
             step,
-            starts[drawn],
+            starts[inside][drawn],
             (),
             num_steps=num_steps,
             tolerance=max(tolerance, 1e-8),
@@ -168,9 +171,10 @@ def basins(
         )
         attractors = _ordered(attractors_among(T, step, ends[where == ELSEWHERE], generator))
         notify(f"{len(attractors)} attractors found from {drawn.numel()} starts")
-    labels, _ = follow(
+    labels = torch.full((starts.shape[0],), LEFT, dtype=torch.int16)
+    where, ends = follow(
         step,
-        starts,
+        starts[inside],
         attractors,
         num_steps=num_steps,
         tolerance=tolerance,
@@ -178,7 +182,15 @@ def basins(
         slopes=slopes,
         notify=notify,
     )
+    labels[inside.cpu()] = torch.where((where >= 0) | _has_values(T, ends).cpu(), where, LEFT)
     return Basins(labels.reshape(shape), tuple(attractors), axes, num_steps)
+
+
+def _has_values(T: GradientMap | Map, points: torch.Tensor) -> torch.Tensor:
+    """(m,) bool: where F is a number; the gradient of a logarithm is one also where the logarithm is not."""
+    if not isinstance(T, GradientMap) or not len(points):
+        return torch.isfinite(points).all(dim=1)
+    return torch.isfinite(values_at(T.F, points))
 
 
 def _ordered(found: list[Attractor]) -> list[Attractor]:

@@ -29,7 +29,8 @@ def globalised_curve(
     per_step = max(4, points // (2 * num_steps))
     carry = _carrier(manifold, T)
     logs = torch.linspace(math.log(contraction), 0.0, per_step + 1, dtype=torch.float64)[1:]
-    inner = torch.linspace(0, contraction, per_step, dtype=torch.float64)[1:] * manifold.radius
+    # the local piece may be most of what a picture shows, however few points a step there are
+    inner = torch.linspace(0, contraction, max(per_step, points // 4), dtype=torch.float64)[1:] * manifold.radius
     sides = [[manifold(sign * inner[:, None])] for sign in (-1.0, 1.0)]
     pieces = [manifold(sign * manifold.radius * torch.exp(logs)[:, None]) for sign in (-1.0, 1.0)]
     for _ in range(num_steps):

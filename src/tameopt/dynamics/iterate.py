@@ -73,6 +73,16 @@ def _agree(shortcut: Map, probe: torch.Tensor, expected: torch.Tensor) -> bool:
         return False
 
 
+def values_at(F: Problem | Map, points: torch.Tensor) -> torch.Tensor:
+    """(m,) F at points (m, d); one at a time where an operator has no batching rule."""
+    try:
+        with torch.no_grad():
+            return vmap(F)(points)
+    except (RuntimeError, NotImplementedError):  # no batching rule: one point at a time
+        problem = F if isinstance(F, Problem) else Problem.from_function(F, points[0])
+        return torch.stack([problem.value(point) for point in points])
+
+
 def jacobian(T: GradientMap | Map, point: torch.Tensor) -> torch.Tensor:
     """(d, d) DT at a point."""
     return T.jacobian(point) if isinstance(T, GradientMap) else jacrev(T)(point)
@@ -118,16 +128,19 @@ def batched_jacobians(T: GradientMap | Map, probe: torch.Tensor) -> Map:
 def steepest(F: Problem | Map, points: torch.Tensor) -> float:
     """The gradient's steepest slope seen at points (m, d): in the Hessian at each, and between one and the next.
 
-    A lower bound of L over the region that they cover; nan where F has no gradient or Hessian.
+    A lower bound of L over the region that they cover, from the points at which F has a finite gradient and Hessian;
+    nan where there are none.
     """
     T = GradientMap(F, 1.0)
     curvatures = torch.eye(points.shape[1]).to(points) - batched_jacobians(T, points[:4])(points)
     gradients = points - batched(T, points[:4])(points)
-    if not bool(torch.isfinite(curvatures).all() and torch.isfinite(gradients).all()):
+    known = torch.isfinite(curvatures).flatten(1).all(dim=1) & torch.isfinite(gradients).all(dim=1)
+    if not bool(known.any()):
         return math.nan
+    points, curvatures, gradients = points[known], curvatures[known], gradients[known]
     distances = (points[1:] - points[:-1]).norm(dim=1).clamp_min(torch.finfo(points.dtype).tiny)
     secants = (gradients[1:] - gradients[:-1]).norm(dim=1) / distances
-    return max(float(torch.linalg.eigvalsh(curvatures).abs().max()), float(secants.max()))
+    return max(float(torch.linalg.eigvalsh(curvatures).abs().max()), float(secants.amax() if len(secants) else 0.0))
 
 
 def settle(

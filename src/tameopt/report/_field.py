@@ -41,12 +41,12 @@ def image_markup(image: Image, x_axis: Axis, y_axis: Axis) -> str:
 
 
 def scale_markup(image: Image) -> str:
-    """The colour scale as HTML: a gradient with both ends named, or one swatch a category."""
+    """The colour scale as HTML: a gradient with both ends named, or one swatch for each category that occurs."""
     if image.categorical:
-        colours = [CATEGORIES[index % len(CATEGORIES)] for index in range(len(image.categorical))]
         rows = [
-            f'<span class="key"><i style="background:rgb{colour}"></i>{escaped(name)}</span>'
-            for name, colour in zip(image.categorical, colours, strict=True)
+            f'<span class="key"><i style="background:rgb{CATEGORIES[code % len(CATEGORIES)]}"></i>'
+            f"{escaped(image.categorical[code])}</span>"
+            for code in sorted({int(code) for row in image.z for code in row if math.isfinite(code)})
         ]
         return f'<div class="legend">{"".join(rows)}</div>'
     low, high = _span(image)
