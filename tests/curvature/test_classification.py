@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import tameopt as tame
+from tameopt.curvature.nearby import kernel_part
 from tameopt.evidence import Verdict
 from tameopt.problem import Problem
 
@@ -98,6 +99,24 @@ def test_a_gradient_in_the_kernel_is_seen_by_products_alone(dim):
     bowl = problem_of(lambda t: (scale[1:] * t[1:] ** 2).sum() + t[0] ** 2 / 50, off)
     near = tame.curvature.classify(bowl, k=1, max_products=60)
     assert near.gradient_norm > 1e-8 and near.kind != "not critical"
+
+
+def test_where_small_eigenvalues_crowd_no_gradient_is_called_flat():
+    """Sixty products resolve none of 2,000 eigenvalues from 1e-5 on: a Ritz value near 0 is no kernel. With a slope
+    along one more coordinate, fifty times the rest of the gradient, there is one."""
+    scale = torch.cat([torch.logspace(-5, 0, 2_000, dtype=F64), torch.zeros(1, dtype=F64)])
+    scale[1:2_000:2] *= -1
+
+    for slope, kind in ((0.0, "strict saddle"), (5e-7, "not critical")):
+        off = torch.randn(2_001, generator=torch.Generator().manual_seed(0), dtype=F64) / scale.abs()
+        off[-1] = 0
+        off /= float((scale * off).norm()) / 1e-8
+        problem = problem_of(lambda t, slope=slope: (scale * t**2).sum() / 2 + slope * t[-1], off)
+        point = tame.curvature.classify(problem, k=1, max_products=40)
+        assert point.kind in (kind, "undecided" if slope == 0 else kind)
+        assert ("(gradient-flat)" in point.reason) is (slope > 0)
+        part = kernel_part(problem.hessian(), problem.gradient(), 5e-4)
+        assert part.share > 0.9 if slope else part.share < 0.5
 
 
 def test_an_edge_of_the_domain_on_the_way_is_a_diagnosis():

@@ -18,7 +18,7 @@ import torch
 
 from tameopt.curvature.eigenvalues import Spectrum, spectrum
 from tameopt.curvature.linear_networks import Inertia, inertia
-from tameopt.curvature.nearby import change_on_the_way, krylov_newton_step, newton_step
+from tameopt.curvature.nearby import change_on_the_way, kernel_part, newton_step
 from tameopt.curvature.rigorous import NoProof, PointProof, prove_point
 from tameopt.evidence import Verdict
 from tameopt.problem import Problem
@@ -36,6 +36,8 @@ _CLEAR_GAP = 1e3
 # A gradient along directions that count as flat is told from a degenerate point, which is reached slowly, by the step
 # that it asks for: 1e-9 of the largest eigenvalue, as far as a search goes, over 1e-6 of it. Our choice.
 _FLAT_STEP = 1e-3
+_FAR_STEP = 0.1  # of norm(theta), how far along a flat gradient is looked; our choice
+_MOSTLY_FLAT = 0.7  # share of norm(g) in the kernel; our choice
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def _unless_flat(problem: Problem, point: Classification, gradient: torch.Tensor
     """The classification, or "not critical" where Newton's method does not get anywhere from theta.
 
     Deuflhard's natural monotonicity: the next simplified step, not the next gradient, has to be shorter. Where not
-    all eigenvectors are known both steps are taken by products with the Hessian, up to 120 of them.
+    all eigenvectors are known the steps are those along directions in which the Hessian hardly curves, as far as 60
+    products show them, and most of the gradient has to lie there.
     """
     found = point.spectrum
     if not point.gradient_norm > gradient_rounding(found, point.theta, point.value):
@@ -180,23 +183,29 @@ def _unless_flat(problem: Problem, point: Classification, gradient: torch.Tensor
         step = newton_step(found, gradient, zero)
         next_gradient = problem.gradient(point.theta + step.to(point.theta))
         following, length = float(newton_step(found, next_gradient, zero).norm()), float(step.norm())
+        where, part = "lies in the kernel of the Hessian", 1.0
     else:
-        hessian = problem.hessian(point.theta)
-        step = krylov_newton_step(hessian, gradient, zero)
-        next_gradient = problem.gradient(point.theta + step.to(point.theta))
-        following, length = float(krylov_newton_step(hessian, next_gradient, zero).norm()), float(step.norm())
-        # a Krylov space does not resolve all small eigenvalues: the gradient has to have stayed as well
-        if float(next_gradient.norm()) <= 0.9 * point.gradient_norm:
+        # with less curvature than this, Newton's step is too long for a search that is under way
+        limit = point.gradient_norm / (_FLAT_STEP * max(1.0, float(point.theta.norm())))
+        kernel = kernel_part(problem.hessian(point.theta), gradient, limit)
+        if not kernel.share > _MOSTLY_FLAT:
             return point
+        inner = kernel.step(gradient, zero)
+        length = float(inner.norm())
+        # not farther than F is like its second-order model
+        part = min(1.0, _FAR_STEP * max(1.0, float(point.theta.norm())) / length)
+        next_gradient = problem.gradient(point.theta + part * (kernel.directions @ inner.to(point.theta)))
+        following = float(kernel.step(next_gradient, zero).norm())
+        where = f"{100 * kernel.share:.3g}% of it lies in the kernel of the Hessian"
     if not following > 0.9 * length or length <= _FLAT_STEP * max(1.0, float(point.theta.norm())):
         return point
     return dataclasses.replace(
         point,
         kind="not critical",
         verdict=Verdict.MEASURED,
-        reason=f"norm(grad F) = {point.gradient_norm:.3g} is small against the curvature, but lies in the kernel "
-        f"of the Hessian (gradient-flat): a step of Newton's method of length {length:.2g} leaves "
-        f"another of {following:.2g}, so no critical point was found near.",
+        reason=f"norm(grad F) = {point.gradient_norm:.3g} is small against the curvature, but {where} "
+        f"(gradient-flat): a step of Newton's method of length {length:.2g} leaves another of {following:.2g}"
+        f"{'' if part == 1 else f' after {part * length:.2g} of it'}, so no critical point was found near.",
     )
 
 

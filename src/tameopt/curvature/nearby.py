@@ -7,6 +7,8 @@ critical point itself the Hessian is 0. Sizes at one point cannot tell; how much
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from tameopt.curvature.eigenvalues import Spectrum
@@ -29,14 +31,40 @@ def newton_step(found: Spectrum, gradient: torch.Tensor, zero: float) -> torch.T
     return -(vectors @ ((vectors.T @ gradient.double().cpu()) * signs / sizes))
 
 
-def krylov_newton_step(hessian: SymmetricOperator, gradient: torch.Tensor, zero: float) -> torch.Tensor:
-    """(d,) the same step without eigenvectors: by Lanczos from g, on at most 60 Hessian products (our choice).
+@dataclass(frozen=True)
+class KernelPart:
+    """The part of a gradient along directions in which the Hessian hardly curves.
 
-    Ritz values weigh g as the eigenvalues do, so that a g in the kernel shows as one Ritz value 0.
+    directions: (d, q) orthonormal. sizes: (q,) norm(H v) of each, with the sign of v^T H v. part: (q,) the gradient
+    along them. gradient_norm: of it all.
+    """
+
+    directions: torch.Tensor
+    sizes: torch.Tensor
+    part: torch.Tensor
+    gradient_norm: float
+
+    @property
+    def share(self) -> float:
+        """norm(part) / norm(g); where it is near 1 no step of Newton's method is short."""
+        return float(self.part.norm()) / self.gradient_norm if self.gradient_norm > 0 else 0.0
+
+    def step(self, gradient: torch.Tensor, zero: float) -> torch.Tensor:
+        """(q,) Newton's step along the directions for a gradient (d,); sizes up to `zero` count as +-zero."""
+        inner = (self.directions.T @ gradient).double().cpu()
+        signs = torch.where(self.sizes < 0, -1.0, 1.0).double()
+        return -inner * signs / self.sizes.abs().clamp_min(max(zero, torch.finfo(torch.float64).tiny))
+
+
+def kernel_part(hessian: SymmetricOperator, gradient: torch.Tensor, limit: float) -> KernelPart:
+    """The part of g where norm(H v) <= limit, by Lanczos from g on at most 60 products (our choice).
+
+    A Ritz value near 0 would not be enough: where small eigenvalues crowd, 60 products resolve none of them.
     """
     size = gradient.norm()
+    empty = KernelPart(gradient[:, None][:, :0], torch.zeros(0).double(), torch.zeros(0).double(), float(size))
     if not float(size) > 0:
-        return torch.zeros_like(gradient).double().cpu()
+        return empty
     basis = (gradient / size)[:, None]
     images = hessian @ basis
     for _ in range(_KRYLOV - 1):
@@ -47,13 +75,15 @@ def krylov_newton_step(hessian: SymmetricOperator, gradient: torch.Tensor, zero:
             break
         basis = torch.cat([basis, (rest / rest.norm())[:, None]], dim=1)
         images = torch.cat([images, hessian @ basis[:, -1:]], dim=1)
-    small = (basis.T @ images).double().cpu()
-    if not bool(torch.isfinite(small).all()):
-        return torch.full_like(gradient, torch.nan).double().cpu()
-    values, vectors = torch.linalg.eigh((small + small.T) / 2)
-    sizes = values.abs().clamp_min(max(zero, torch.finfo(torch.float64).tiny))
-    inner = vectors @ (vectors[0] * torch.where(values < 0, -1.0, 1.0) / sizes) * float(size)
-    return -(basis.double().cpu() @ inner)
+    if not bool(torch.isfinite(images).all()):
+        return empty
+    # singular vectors, not Ritz vectors: of all v in the Krylov space those with the smallest norm(H v)
+    _, sizes, right = torch.linalg.svd(images, full_matrices=False)
+    flat = right[sizes <= limit].T
+    directions = basis @ flat
+    curves = (directions * (images @ flat)).sum(dim=0)
+    sizes = torch.where(curves < 0, -1.0, 1.0).double().cpu() * sizes[sizes <= limit].double().cpu()
+    return KernelPart(directions, sizes, (directions.T @ gradient).double().cpu(), float(size))
 
 
 def change_on_the_way(
