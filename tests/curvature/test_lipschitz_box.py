@@ -48,5 +48,5 @@ def test_no_constant_is_proved_where_there_is_none():
 
 
 def test_bad_boxes():
-    with pytest.raises(ValueError, match="a box needs 2 numbers lower < upper"):
+    with pytest.raises(ValueError, match="a box needs 2 finite numbers lower < upper"):
         tame.curvature.lipschitz_on_box(problem_of(lambda t: t.sum()), [0, 0], [0, 1])

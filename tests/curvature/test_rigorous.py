@@ -105,7 +105,7 @@ def test_a_nearly_singular_hessian_is_not_called_regular():
     "function, words",
     [
         (lambda t: torch.lgamma(t + 3).sum(), "lgamma"),
-        (lambda t: t.sum() if t[0] > -1 else t[1], "traced"),
+        (lambda t: t.sum() if t[0] > -1 else t[1], "branch"),
         (lambda t: (t + 3).pow(0.3).sum(), "power 0.3"),
     ],
 )
@@ -217,7 +217,7 @@ def test_a_degenerate_point_in_the_box_is_never_proved_away():
 def test_a_box_without_critical_points_is_proved_empty():
     found = critical_points_in_box(problem_of(lambda t: torch.exp(t[0]) + t[1] ** 2, [0.0, 0.0]), [-2, -2], [2, 2])
     assert found.verdict is Verdict.PROVED and len(found.kinds) == 0
-    with pytest.raises(ValueError, match="a box needs 2 numbers lower < upper"):
+    with pytest.raises(ValueError, match="a box needs 2 finite numbers lower < upper"):
         critical_points_in_box(problem_of(lee, [0.0, 0.0]), [0, 0], [0, 1])
 
 

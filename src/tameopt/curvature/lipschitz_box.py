@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tameopt.curvature.tape import tape_of
+from tameopt.curvature.boxes import box_of, sampled
+from tameopt.curvature.tape import proof_tape
 from tameopt.evidence import Certificate, Verdict
 from tameopt.problem import Problem
 
@@ -47,28 +48,21 @@ def lipschitz_on_box(
     >>> lipschitz_on_box(Problem.from_function(F, torch.zeros(2, dtype=torch.float64)), [-1, -1], [1, 1])
     BoxConstant(12 <= L <= 12.012, PROVED)
     """
-    low, high = [float(number) for number in lower], [float(number) for number in upper]
-    if len(low) != problem.dim or len(high) != problem.dim or any(not a < b for a, b in zip(low, high, strict=True)):
-        raise ValueError(
-            f"a box needs {problem.dim} numbers lower < upper each, got lower={list(lower)} and upper={list(upper)}."
-        )
     exact = problem if problem.dtype == torch.float64 else problem.to(torch.float64)
-    corner, width = torch.tensor(low).double(), torch.tensor(high).double() - torch.tensor(low).double()
-    generator = generator or torch.Generator().manual_seed(0)
-    inside = torch.rand(samples, exact.dim, generator=generator, dtype=torch.float64)
-    # polynomials are steepest in corners: sample them too
-    places = torch.cat([inside, inside.round(), torch.full((1, exact.dim), 0.5, dtype=torch.float64)])
+    corner, width = box_of(exact.dim, lower, upper)
+    # polynomials are steepest in corners: they are sampled too
+    points = sampled(corner, width, samples, generator)
+    tape = proof_tape(exact, corner + 0.5 * width, *points[:20])
     largest = 0.0
-    for share in torch.unique(places, dim=0):
-        values = torch.linalg.eigvalsh(exact.hessian(corner + share * width).dense())
+    for point in points:
+        values = torch.linalg.eigvalsh(exact.hessian(point).dense())
         largest = max(largest, float(values.abs().max()))
-    tape = tape_of(exact, corner + 0.5 * width)
     for factor in (1.001, 1.01, 1.1, 1.5, 2.0, 4.0):
         bound = max(largest, 1e-300) * factor
         data = {
             "tape": tape,
-            "lower": [number.hex() for number in low],
-            "upper": [number.hex() for number in high],
+            "lower": [float(number).hex() for number in lower],
+            "upper": [float(number).hex() for number in upper],
             "bound": bound.hex(),
             "max_cells": max_cells,
         }

@@ -14,13 +14,16 @@ from typing import Any
 import torch
 
 from tameopt.curvature import point_checker
-from tameopt.curvature.tape import NotOnTapeError, Tape, tape_of
+from tameopt.curvature.boxes import box_of, sampled
+from tameopt.curvature.tape import NotOnTapeError, Tape, proof_tape
 from tameopt.evidence import Certificate, Verdict
 from tameopt.problem import Problem
 
 _HERE = "tameopt.curvature.point_checker:"
 # our choice: d^3 interval operations a Hessian; beyond this a proof takes minutes
 MAX_DIM = 30
+# our choice: halvings one inside the other; 50 a coordinate reach the precision of doubles
+_DEEPEST = 250
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def prove_point(problem: Problem, theta: torch.Tensor | None = None) -> PointPro
     if not bool(torch.isfinite(at).all()):
         return NoProof("theta is not finite")
     try:
-        tape = tape_of(exact, at)
+        tape = proof_tape(exact, at)
     except NotOnTapeError as error:
         return NoProof(str(error))
     return (
@@ -255,25 +258,24 @@ def critical_points_in_box(
     for functions of 2 variables some hundred cells, and exponentially more with d (3 or 4 at most).
     """
     exact = problem if problem.dtype == torch.float64 else problem.to(torch.float64)
-    low, high = [float(number) for number in lower], [float(number) for number in upper]
-    if len(low) != exact.dim or len(high) != exact.dim or any(not a < b for a, b in zip(low, high, strict=True)):
-        raise ValueError(
-            f"a box needs {exact.dim} numbers lower < upper each, got lower={list(lower)} and upper={list(upper)}."
-        )
-    middle = torch.tensor([(a + b) / 2 for a, b in zip(low, high, strict=True)], dtype=torch.float64)
-    search = _Search(exact, tape_of(exact, middle), max_cells, notify)
+    corner, width = box_of(exact.dim, lower, upper)
+    low, high = corner.tolist(), [float(number) for number in upper]
+    search = _Search(exact, proof_tape(exact, corner + 0.5 * width, *sampled(corner, width, 20)), max_cells, notify)
     tree = search.tree(low, high)
     found = (prove_point(exact, center) for center in search.found)
     proofs = tuple(proof for proof in found if isinstance(proof, PointProof) and proof.index is not None)
     certificate = None
     reason = ""
     if tree is None:
-        reason = f"{max_cells:,} cells were not enough: a degenerate critical point, or too large a box"
+        reason = (
+            f"{min(search.cells, max_cells):,} cells were not enough: a degenerate critical point or a kink in the "
+            "box, a critical point on its border, or too large a box"
+        )
     else:
         data = {
             "tape": search.tape,
-            "lower": _hex(torch.tensor(low).double()),
-            "upper": _hex(torch.tensor(high).double()),
+            "lower": [number.hex() for number in low],
+            "upper": [number.hex() for number in high],
         }
         certificate = Certificate(_HERE + "check_box", {**data, "tree": tree, "count": len(search.found)})
         if len(proofs) != len(search.found) or not certificate.replay():
@@ -303,10 +305,10 @@ class _Search:
         self.cells = 0
         self.found: list[torch.Tensor] = []
 
-    def tree(self, low: list[float], high: list[float]) -> Any | None:
-        """The proof tree of a cell, None when the cells ran out."""
+    def tree(self, low: list[float], high: list[float], depth: int = 0) -> Any | None:
+        """The proof tree of a cell, None when the cells ran out or became too small."""
         self.cells += 1
-        if self.cells > self.max_cells:
+        if self.cells > self.max_cells or depth > _DEEPEST:
             return None
         if self.cells % 500 == 0:
             self.notify(f"{self.cells:,} cells, {len(self.found)} critical points")
@@ -323,14 +325,14 @@ class _Search:
             return None
         below, above = list(high), list(low)
         below[coordinate] = above[coordinate] = place
-        left = self.tree(low, below)
-        right = self.tree(above, high) if left is not None else None
+        left = self.tree(low, below, depth + 1)
+        right = self.tree(above, high, depth + 1) if left is not None else None
         return None if right is None else ["split", coordinate, place.hex(), left, right]
 
     def _newton(self, low: list[float], high: list[float]) -> tuple[torch.Tensor, torch.Tensor] | None:
         """A root of the gradient inside the cell and the inverse Hessian there, by Newton's method on the tape."""
         center = torch.tensor([(a + b) / 2 for a, b in zip(low, high, strict=True)], dtype=torch.float64)
-        widths = torch.tensor(high).double() - torch.tensor(low).double()
+        widths = torch.tensor([b - a for a, b in zip(low, high, strict=True)], dtype=torch.float64)
         # on a cell that one Newton ball covers, Newton's method settles at once: few steps tell
         for _ in range(6):
             derivatives = point_checker.derivatives_at(self.tape, center.tolist())

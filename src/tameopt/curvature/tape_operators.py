@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +19,16 @@ class NotOnTapeError(ValueError):
     """F uses an operator, or a size, that a tape does not hold; the message names it."""
 
 
+# without a value somewhere, and so is what uses them
+_PARTIAL = {"div", "log", "sqrt"}
+
+
 class Writer:
-    """Collects the entries of a tape, each once."""
+    """Collects the entries of a tape, each once. partial: whether an entry may have no value somewhere."""
 
     def __init__(self) -> None:
         self.entries: Tape = []
+        self.partial: list[bool] = []
         self._known: dict[tuple[Any, ...], int] = {}
 
     def put(self, *entry: Any) -> Scalar:
@@ -31,12 +37,29 @@ class Writer:
                 raise NotOnTapeError(f"F takes more than {MAX_ENTRIES:,} scalar operations: too large for a proof.")
             self._known[entry] = len(self.entries)
             self.entries.append(list(entry))
+            uses = () if entry[0] in ("const", "var") else entry[1:2] if entry[0] == "pow" else entry[1:]
+            self.partial.append(entry[0] in _PARTIAL or any(self.partial[place] for place in uses))
         return Scalar(self, self._known[entry])
 
     def lift(self, number: Any) -> Scalar:
         if isinstance(number, Scalar):
             return number
+        if isinstance(number, Comparison):
+            bool(number)  # which says why not
+        if not math.isfinite(number):
+            raise NotOnTapeError(f"F holds the constant {number}: a tape holds finite numbers only.")
         return self.put("const", float(number).hex())
+
+
+class Comparison:
+    """x < y, which `where` turns into an entry; at a tie a proof stops, so that < and <= are one."""
+
+    def __init__(self, x: Any, y: Any) -> None:
+        self.x = x
+        self.y = y
+
+    def __bool__(self) -> bool:
+        raise NotOnTapeError("a comparison of theta is used other than by torch.where.")
 
 
 class Scalar:
@@ -60,7 +83,9 @@ class Scalar:
             return right
         if operation in ("add", "sub") and right.constant() == 0:
             return left
-        if operation == "mul" and (left.constant() == 0 or right.constant() == 0):
+        # 0 times log x has no value at -1
+        whole = not (self.writer.partial[left.place] or self.writer.partial[right.place])
+        if operation == "mul" and whole and (left.constant() == 0 or right.constant() == 0):
             return self.writer.lift(0.0)
         if operation == "mul" and left.constant() == 1:
             return right
@@ -101,20 +126,25 @@ class Scalar:
     def power(self, exponent: float) -> Scalar:
         if exponent == 0.5:
             return self.apply("sqrt")
-        if exponent != int(exponent) or abs(exponent) > 64:
+        if not math.isfinite(exponent) or exponent != int(exponent) or abs(exponent) > 64:
             raise NotOnTapeError(f"the power {exponent} is not a whole number up to 64.")
         whole = int(exponent)
         if whole == 0:
-            return self.writer.lift(1.0)
+            return self * 0.0 + 1.0
         raised = self if abs(whole) == 1 else self.apply("pow", abs(whole))
         return raised if whole > 0 else 1.0 / raised
 
 
-def array_of(tensor: torch.Tensor) -> Any:
+def array_of(writer: Writer, tensor: torch.Tensor) -> Any:
+    """A constant tensor: floating ones as entries, so that no arithmetic among constants rounds off the tape."""
     flat = tensor.detach().cpu()
-    if flat.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        return flat.double().numpy().astype(object)
-    return flat.numpy()
+    if not flat.is_floating_point():
+        return flat.numpy()
+    numbers = flat.double().numpy()
+    entries = np.empty(numbers.shape, dtype=object)
+    for where in np.ndindex(numbers.shape):
+        entries[where] = writer.lift(float(numbers[where]))
+    return entries
 
 
 def _each(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,16 +170,16 @@ def _axes(array: Any, dim: Any) -> Any:
     return tuple(int(one) for one in dim) if isinstance(dim, (list, tuple)) else int(dim)
 
 
-def _sum(writer: Writer, x: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+def _sum(writer: Writer, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     return np.sum(np.asarray(x, dtype=object), axis=_axes(x, dim), keepdims=keepdim)
 
 
-def _mean(writer: Writer, x: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+def _mean(writer: Writer, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     total = _sum(writer, x, dim, keepdim)
     return total / (np.asarray(x).size // max(np.asarray(total).size, 1))
 
 
-def _product(writer: Writer, x: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+def _product(writer: Writer, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     return np.prod(np.asarray(x, dtype=object), axis=_axes(x, dim), keepdims=keepdim)
 
 
@@ -164,21 +194,15 @@ def _if_less(writer: Writer, a: Any, b: Any, then: Any, otherwise: Any) -> Scala
 
 def _where(writer: Writer, condition: Any, then: Any, otherwise: Any) -> Any:
     def choose(writer: Writer, test: Any, x: Any, y: Any) -> Any:
-        if isinstance(test, tuple):
-            return _if_less(writer, test[0], test[1], x, y)
+        if isinstance(test, Comparison):
+            return _if_less(writer, test.x, test.y, x, y)
         return x if bool(test) else y
 
     return _each(choose)(writer, condition, then, otherwise)
 
 
 def _less(writer: Writer, a: Any, b: Any) -> Any:
-    # a comparison stays a pair until `where` uses it; at a tie a proof stops, so < and <= are one
-    pairs = _each(lambda _, x, y: (x, y))
-    left, right = np.broadcast_arrays(np.asarray(a, dtype=object), np.asarray(b, dtype=object))
-    result = np.empty(left.shape, dtype=object)
-    for where in np.ndindex(result.shape):
-        result[where] = pairs(writer, left[where], right[where]).item()
-    return result
+    return _each(lambda _, x, y: Comparison(x, y))(writer, a, b)
 
 
 def _mse(writer: Writer, x: Any, y: Any, reduction: int = 1) -> Any:
@@ -217,11 +241,22 @@ def _expand(writer: Writer, x: Any, sizes: list[int], **_: Any) -> Any:
 
 
 def _arith(symbol: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    def applied(writer: Writer, x: Any, y: Any, *, alpha: float = 1, **_: Any) -> Any:
+    def applied(writer: Writer, x: Any, y: Any, *, alpha: float = 1) -> Any:
         left, right = np.asarray(x, dtype=object), np.asarray(y, dtype=object)
         return symbol(left, right if alpha == 1 else alpha * right)
 
     return applied
+
+
+def _rsub(writer: Writer, x: Any, y: Any, alpha: float = 1) -> Any:
+    left = np.asarray(x, dtype=object)
+    return np.asarray(y, dtype=object) - (left if alpha == 1 else alpha * left)
+
+
+def _pow(writer: Writer, x: Any, exponent: Any) -> Any:
+    if isinstance(exponent, Scalar):
+        raise NotOnTapeError("an exponent that depends on theta is not on the tape: write it with exp and log.")
+    return writer.lift(x).power(float(exponent))
 
 
 def _filled(number: float) -> Callable[..., Any]:
@@ -239,11 +274,11 @@ def _same(writer: Writer, x: Any, *_: Any, **__: Any) -> Any:
 OPERATORS: dict[str, Callable[..., Any]] = {
     "add": _arith(lambda x, y: x + y),
     "sub": _arith(lambda x, y: x - y),
-    "rsub": _arith(lambda x, y: y - x),
+    "rsub": _rsub,
     "mul": _arith(lambda x, y: x * y),
     "div": _arith(lambda x, y: x / y),
     "neg": lambda writer, x: -np.asarray(x, dtype=object),
-    "pow": _each(lambda writer, x, exponent: writer.lift(x).power(float(exponent))),
+    "pow": _each(_pow),
     "square": _each(lambda writer, x: writer.lift(x).power(2)),
     "reciprocal": _each(lambda writer, x: 1.0 / writer.lift(x)),
     "sqrt": _unary("sqrt"),
@@ -308,3 +343,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "_to_copy": _same,
     "contiguous": _same,
 }
+
+# whose results are comparisons of theta: those that compare, and those that move entries
+COMPARISONS = {"lt", "le", "gt", "ge", "alias", "clone", "detach", "expand", "view", "reshape", "_unsafe_view",
+               "unsqueeze", "squeeze", "select", "slice", "t", "transpose", "permute"}  # fmt: skip
