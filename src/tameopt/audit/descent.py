@@ -17,6 +17,7 @@ import torch
 from tameopt.analysis import Answer, Context
 from tameopt.audit.symptoms.history import History
 from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
+from tameopt.training_mode import only_in_training
 
 CLAIM = "descent.inequality"
 STEP = "step.below_1_over_L"
@@ -149,8 +150,10 @@ def _steps(context: Context, pairs: list[_Pair]) -> tuple[Finding, ...]:
 
 
 def _is_gradient_descent(context: Context) -> bool:
-    """Plain SGD on the whole data set: then F rises over a step exactly when alpha L >= 2 in the inequality."""
+    """Plain SGD on F and on all data: then F rises over a step exactly when alpha L >= 2 in the inequality."""
     assert context.run is not None
+    if any(only_in_training(context.problem)):
+        return False
     history = History(context.run)
     optimizer = history.meta.get("optimizer") or {}
     arguments = optimizer.get("arguments") or {}

@@ -21,6 +21,7 @@ from tameopt.audit.symptoms import (
 )
 from tameopt.audit.symptoms.history import History
 from tameopt.evidence import Cost, Finding, Verdict
+from tameopt.training_mode import only_in_training
 
 _RECORD_CLAIMS = (
     "run.first_non_finite", "run.spikes", "run.rises", "run.oscillates", "run.epoch_steps", "run.resume_jump",
@@ -31,7 +32,7 @@ _RECORD_CLAIMS = (
 def symptom_analyses(findings: Iterable[Finding]) -> tuple[Analysis, ...]:
     """The analyses of symptoms, given what the rooms have found (curvature and noise scale)."""
     held = tuple(findings)
-    L, noise = _estimate(held, "gradient.lipschitz"), _estimate(held, "noise.scale")
+    noise = _estimate(held, "noise.scale")
     steepest = max(abs(_estimate(held, "point.lambda_max")), abs(_estimate(held, "point.lambda_min")), 0.0)
 
     def record(context: Context) -> Answer:
@@ -46,7 +47,7 @@ def symptom_analyses(findings: Iterable[Finding]) -> tuple[Analysis, ...]:
             epochs.find(history),
             resume.find(history),
             progress.plateau(history),
-            progress.too_small(history, L, 0.0 if math.isnan(noise) else noise),
+            progress.too_small(history, _stepped_on(context, held), 0.0 if math.isnan(noise) else noise),
         )
         return Answer(found, cost=Cost(seconds=time.perf_counter() - begun))
 
@@ -97,6 +98,16 @@ def _estimate(findings: tuple[Finding, ...], claim: str) -> float:
     for one in findings:
         if one.claim == claim and one.verdict is not Verdict.UNKNOWN and one.evidence.estimate is not None:
             return one.evidence.estimate
+    return math.nan
+
+
+def _stepped_on(context: Context, findings: tuple[Finding, ...]) -> float:
+    """The steepest curvature on the path of the function that training steps on, NaN where it was not measured."""
+    if not any(only_in_training(context.problem)):
+        return _estimate(findings, "gradient.lipschitz")
+    for one in findings:
+        if one.claim == "step.stable" and one.evidence.witness and "lambda_max" in one.evidence.witness:
+            return float(one.evidence.witness["lambda_max"])
     return math.nan
 
 

@@ -86,20 +86,30 @@ def _grown(scene: Scene) -> float:
 
 
 def smaller_step(scene: Scene) -> tuple[str, str]:
-    """(what to do, its predicted effect): half the stability limit at the first point measured, else a tenth."""
-    top, limit = scene.first_sharpness(), scene.limit.limit
-    if limit is not None and not scene.limit.preconditioner and math.isfinite(top) and top > 0:
-        bound = limit / (top + scene.limit.decay)
-        if bound / 2 < scene.alpha:
-            return (
-                f"lr {scene.alpha:.4g} -> {bound / 2:.3g}",
-                f"no blow-up at the start: {scene.limit.method} is stable there below {bound:.3g} "
-                f"(lambda_max = {top:.4g}); "
-                "noise and a loss that grows steeper later lower the limit",
-            )
+    """(what to do, its predicted effect): half the stability limit at the first point measured, else a tenth.
+
+    The limit is that of the loss as trained. Where it lies inside the error of its curvature, its lower end counts;
+    where the curvature may as well be 0 there is none.
+    """
+    limit, first = scene.limit.limit, next(iter(scene.step_ratios), None)
+    tenth = f"lr {scene.alpha:.4g} -> {scene.alpha / 10:.3g}"
+    if limit is None or first is None or scene.limit.preconditioner or not first.ratio_at_most > 0:
+        return tenth, "a tenth of the step; how much is enough was not measured"
+    if first.ratio_at_least <= 0:
+        return tenth, "a tenth of the step; the stability limit lies inside the error of the curvature as trained"
+    bound, unstable = first.alpha / first.ratio_at_most, first.alpha / first.ratio_at_least
+    if bound / 2 >= scene.alpha:
+        return tenth, "a tenth of the step; how much is enough was not measured"
+    top = first.ratio_at_most * limit / first.alpha - scene.limit.decay
+    between = ""
+    if unstable > 1.02 * bound:  # our choice: two percent of a step are not worth a sentence
+        between = f", unstable above {unstable:.3g}, undecided between"
+    of = f" of {scene.stepped_on}" if scene.stepped_on else ""
     return (
-        f"lr {scene.alpha:.4g} -> {scene.alpha / 10:.3g}",
-        "a tenth of the step; how much is enough was not measured",
+        f"lr {scene.alpha:.4g} -> {bound / 2:.3g}",
+        f"no blow-up at the start: {scene.limit.method} is stable there below {bound:.3g}{between} "
+        f"(lambda_max {'=' if not between else 'up to'} {top:.4g}{of}); "
+        "noise and a loss that grows steeper later lower the limit",
     )
 
 

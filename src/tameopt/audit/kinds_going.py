@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tameopt.audit.kinds_broken import smaller_step
-from tameopt.audit.scene import Candidate, Scene
+from tameopt.audit.scene import Candidate, Scene, StepRatio
 from tameopt.evidence import Finding
 from tameopt.kl.rate_findings import AT_ITS_FLOOR
 
@@ -49,18 +49,23 @@ def step_too_large(scene: Scene) -> Candidate | None:
     """The full-batch step is beyond the stability limit at the end of the run, and F does not descend."""
     if scene.history is None:
         return None
-    ratio = scene.last_ratio()
+    last = scene.step_ratios[-1] if scene.step_ratios else None
+    at_end = last is not None and last.ratio_at_least >= 0.95
     worse = scene.last_loss > scene.first_loss and scene.refuting("step.stable") is not None
-    at_edge = scene.history.deterministic and ratio >= 0.95 and scene.refuting("values.descend") is not None
+    at_edge = scene.history.deterministic and at_end and scene.refuting("values.descend") is not None
     if not (worse or at_edge):
         return None
-    action, effect = _back_from_edge(scene)
+    # where the end is stable and F rose all the same, it is the steepest point that the step was too large for
+    judged = last if at_end else max(scene.step_ratios, key=lambda one: one.ratio_at_most, default=None)
+    action, effect = _back_from_edge(scene, judged)
     going = "has risen" if worse else "goes up and down"
+    how_far = ""
+    if judged is not None:
+        when = "" if judged is last else f" at step {judged.step:,}"
+        how_far = f" ({100 * judged.ratio_at_least:.0f}% of the limit of {scene.limit.method}{when})"
     return Candidate(
         "step too large",
-        f"The step {scene.alpha:.4g} is at the edge of stability ({100 * ratio:.0f}% of the limit of "
-        f"{scene.limit.method}): "
-        f"F {going}.",
+        f"The step {scene.alpha:.4g} is at the edge of stability{how_far}: F {going}.",
         scene.said("step.stable", "values.descend", "gradient.lipschitz"),
         "high",
         action,
@@ -68,12 +73,18 @@ def step_too_large(scene: Scene) -> Candidate | None:
     )
 
 
-def _back_from_edge(scene: Scene) -> tuple[str, str]:
-    ratio = scene.last_ratio()
-    if math.isfinite(ratio) and ratio > 0:
-        step = scene.alpha / (2 * ratio)
-        return f"lr {scene.alpha:.4g} -> {step:.3g}", "half of the stability limit: F descends at every step"
-    return smaller_step(scene)
+def _back_from_edge(scene: Scene, judged: StepRatio | None) -> tuple[str, str]:
+    if judged is None or not judged.ratio_at_most > 0:
+        return smaller_step(scene)
+    step = judged.alpha / (2 * judged.ratio_at_most)
+    one_function = judged.ratio_at_most < 1.001 * judged.ratio_at_least  # else masks or batches differ by draw
+    every = scene.history is not None and scene.history.deterministic and one_function
+    when = "" if judged is scene.step_ratios[-1] else f" at step {judged.step:,}"
+    return (
+        f"lr {scene.alpha:.4g} -> {step:.3g}",
+        f"half of the stability limit{when}: {'the loss as trained' if scene.stepped_on else 'F'} "
+        + ("descends at every step" if every else "falls on average"),
+    )
 
 
 def converged(scene: Scene) -> Candidate | None:

@@ -30,6 +30,16 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class StepRatio:
+    """alpha lambda_max over the method's limit at a recorded step: between these, as far as found."""
+
+    step: int
+    alpha: float
+    ratio_at_least: float
+    ratio_at_most: float
+
+
+@dataclass(frozen=True)
 class Scene:
     """Findings, facts and record of one run, with the questions that the kinds ask of them."""
 
@@ -134,18 +144,15 @@ class Scene:
 
     # -- curvature -----------------------------------------------------------------------------------------
 
-    def first_sharpness(self) -> float:
-        """lambda_max at the first point where it was measured, NaN when nowhere."""
-        for row in self.facts.get("curvature.path", {}).get("sharpness", ()):
-            if math.isfinite(row["lambda_max"]):
-                return float(row["lambda_max"])
-        return math.nan
+    @cached_property
+    def step_ratios(self) -> tuple[StepRatio, ...]:
+        """The step against its limit at recorded points, on the loss as trained; empty where it is not known."""
+        return tuple(StepRatio(**row) for row in self.facts.get("curvature.path", {}).get("stability") or ())
 
-    def last_ratio(self) -> float:
-        """alpha lambda_max / limit at the last point where it was measured, NaN when nowhere."""
-        pairs = self.facts.get("curvature.path", {}).get("stability_ratio") or ()
-        limit = self.limit.limit
-        return float(pairs[-1][1]) / limit if pairs and limit else math.nan
+    @property
+    def stepped_on(self) -> str:
+        """The function whose curvature `step_ratios` are about, in words; "" for F."""
+        return str(self.facts.get("curvature.path", {}).get("stability_function") or "")
 
     def negative_curvature(self, share: float = 1e-3) -> float:
         """lambda_min where it is below 0 beyond its error and below -share * lambda_max; else 0.

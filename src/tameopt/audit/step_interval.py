@@ -1,5 +1,6 @@
 """Which step sizes suit this point: from curvature, from gradient noise, as a whole and group by group.
 
+Curvature and noise are those of the loss as trained: dropout draws masks and BatchNorm normalises by its batch.
 Everything here is local: it is true of the quadratic model of F at one theta, and curvature moves as training goes
 on. The statements say so, and nothing here proves anything about later steps.
 """
@@ -14,16 +15,17 @@ from typing import Any
 
 import torch
 
-from tameopt.curvature import spectrum, stability_limit
+from tameopt.audit.best_step import BestStep, best_step
+from tameopt.curvature import stability_limit
+from tameopt.curvature.eigenvalues import DENSE_BELOW
+from tameopt.curvature.trained import TrainedLoss, inverse_root, top_curvature
 from tameopt.evidence import Cost
 from tameopt.linear_operator import SymmetricOperator
-from tameopt.noise.covariance import batch_factor
 from tameopt.problem import Problem
 
-_SAMPLES = 48  # our choice: the standard error of tr(H Sigma) is then about a tenth of it on the digits network
-_SAMPLES_AT_ONCE = 16
-_ENOUGH = 0.05  # our choice: no more samples are drawn once the best step is known to 5%
 _GROUP_RESIDUAL = 1e-2  # our choice: a Ritz value's error is quadratic in its residual, so some four digits
+# our choice: once four eigenvalues have converged from one vector, what the top may lie beyond is some tenth of it
+_SOUGHT = 4
 _MOST_GROUPS = 8  # our choice: each costs a Lanczos run; the largest groups are measured, the others named
 
 
@@ -32,8 +34,9 @@ class GroupSteps:
     """The steps that one group of parameters bears when the others stand still.
 
     name, size: of the group. lambda_max: largest eigenvalue of its diagonal block of the Hessian, lower bound up to
-    rounding; lambda_upper: not exceeded except with probability 1% (inf when unknown).
-    descent: 1/lambda_max; limit: (low, high), where the stability limit lies, inf when it curves nowhere up.
+    rounding, or of 95% confidence for a loss that differs from draw to draw; lambda_upper: not exceeded except with
+    probability 1% (inf when unknown), 5% for such a loss. descent: 1/lambda_max; limit: (low, high), where the
+    stability limit lies, inf when it curves nowhere up, both with weight decay.
     """
 
     name: str
@@ -45,28 +48,14 @@ class GroupSteps:
 
 
 @dataclass(frozen=True)
-class BestStep:
-    """The step that lowers the expected quadratic model most, along the mini-batch gradient.
-
-    alpha*: norm(g)^2 / (g.H g + tr(H Sigma_b)); interval: 95%, from the error of the sampled trace; alpha is NaN
-    when the model has no minimum along the gradient. without_noise: the same with Sigma = 0.
-    """
-
-    alpha: float
-    interval: tuple[float, float]
-    without_noise: float
-    batch_size: int
-    samples: int
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class StepInterval:
     """What is known about the step at theta.
 
     method: whose stability limit this is; factor: alpha lambda_max must stay below it, None when the method has no
     such limit (reason says why). whole: all parameters as one group; groups: the largest of them.
-    left_out: names of groups that were not measured.
+    left_out: names of groups that were not measured. function: what the curvature is of where that is not F; varies:
+    whether it differs from draw to draw. decay: coupled weight decay, added to every eigenvalue. preconditioned:
+    lambda_max is that of P^-1 (H + decay). noisy: steps are taken with mini-batches, whose noise no limit counts.
     """
 
     method: str
@@ -78,28 +67,68 @@ class StepInterval:
     best: BestStep | None
     gradient_norm: float
     cost: Cost
+    function: str = ""
+    varies: bool = False
+    decay: float = 0.0
+    preconditioned: bool = False
+    noisy: bool = False
 
     def sentences(self) -> tuple[str, ...]:
         """The answer in words, most useful first."""
-        low, high = self.whole.limit
-        said = []
-        if self.factor is None:
-            said.append(f"No stability limit of {self.method.partition(',')[0]} is given: {self.reason}.")
-        elif math.isinf(high):
-            said.append("The loss curves up in no direction found: curvature sets no limit here.")
-        else:
-            said.append(
-                f"A step above {high:.3g} is unstable here: {self.method} needs "
-                f"alpha lambda_max < {self.factor:.4g}, and lambda_max is at least {self.whole.lambda_max:.4g}."
-            )
-            if low > 0:
-                said.append(f"A step below {low:.3g} is stable on the local quadratic (99%).")
-        if not math.isinf(self.whole.descent):
-            below = f"{self.whole.descent:.3g}"
-            said.append(f"Below 1/lambda_max = {below} each full-batch gradient step lowers the local quadratic.")
+        said = [*self._about_the_limit()]
+        if self.factor is None or self.factor == 2:  # else a step of 1/lambda_max is no descent step of the method
+            said.extend(self._about_descent())
         if self.best is not None:
             said.append(self._about_noise(self.best))
+        if self.function:
+            said.append(f"All of this is measured on {self.function}: F as the network predicts is another function.")
         return tuple(said)
+
+    def _about_the_limit(self) -> tuple[str, ...]:
+        low, high = self.whole.limit
+        if self.factor is None:
+            return (f"No stability limit of {self.method.partition(',')[0]} is given: {self.reason}.",)
+        sure = "95%, the curvature differs from draw to draw" if self.varies else "99%"
+        sure += ", noise of mini-batches left out" if self.noisy else ""
+        if math.isinf(high):
+            if self.varies and self.whole.lambda_upper > 0:
+                return (
+                    f"Whether curvature sets a limit is not known: lambda_max lies between "
+                    f"{self.whole.lambda_max:.3g} and {self.whole.lambda_upper:.3g} (95%), it differs from draw to "
+                    f"draw. A step below {low:.3g} is stable on the local quadratic.",
+                )
+            if self.varies:
+                return ("The loss curves up in no direction found, in none of the draws: no limit was found.",)
+            return ("The loss curves up in no direction found: curvature sets no limit here.",)
+        of = " of P^-1 H, P frozen," if self.preconditioned else ""
+        top = "lambda_max"
+        if self.decay and not self.preconditioned:
+            top = f"(lambda_max + {self.decay:g})"
+        first = (
+            f"A step above {high:.3g} is unstable here: {self.method.partition(',')[0]} needs alpha {top} < "
+            f"{self.factor:.4g}, and lambda_max{of} is at least {self.whole.lambda_max:.4g}"
+            f"{' (95%)' if self.varies else ''}."
+        )
+        if not low > 0:
+            return (first, "How small a step has to be for stability is not known: larger eigenvalues may be missed.")
+        if low > 0.98 * high:  # our choice: two percent of a step are not worth a sentence
+            return (first, f"A step below {low:.3g} is stable on the local quadratic ({sure}).")
+        return (
+            first,
+            f"A step below {low:.3g} is stable on the local quadratic ({sure}); between the two nothing is known.",
+        )
+
+    def _about_descent(self) -> tuple[str, ...]:
+        if self.preconditioned or math.isinf(self.whole.descent):
+            return ()
+        upper = self.whole.lambda_upper + self.decay
+        name = f"1/(lambda_max + {self.decay:g})" if self.decay else "1/lambda_max"
+        if math.isfinite(upper) and upper > 0:
+            below, sure = 1 / upper, " (95%)" if self.varies else " (99%)"
+        else:
+            below, sure = self.whole.descent, ", as far as lambda_max was found"
+        words = "lowers the local quadratic" if not self.varies else "lowers the local quadratic in expectation"
+        return (f"Below {name} = {below:.3g} each full-batch gradient step {words}{sure}.",)
 
     def _about_noise(self, best: BestStep) -> str:
         if not math.isfinite(best.alpha):
@@ -125,12 +154,16 @@ def step_interval(
     arguments: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     replacement: bool = True,
+    moments: torch.Tensor | None = None,
     seed: int = 0,
 ) -> StepInterval:
     """The steps that suit theta: (d,), by default the model's parameters now.
 
     optimizer, arguments: whose stability limit is wanted, with PyTorch's argument names. batch_size: None is the full
-    batch; replacement: how batches are drawn. Costs some tens of Hessian products a group and for the noise.
+    batch; replacement: how batches are drawn. moments: (d,) the optimizer's second moments at theta, bias-corrected,
+    for the limit of Adam and its relatives. Costs some tens of Hessian products a group and for the noise.
+
+    Where modules behave otherwise in training, some eight times as many, over draws of masks and batches.
 
     Raises ValueError for a theta at which F, its gradient or its curvature is not finite.
 
@@ -141,55 +174,77 @@ def step_interval(
     """
     begun = time.perf_counter()
     at = problem.theta if theta is None else theta
-    value, gradient = problem.value_and_gradient(at)
+    trained = TrainedLoss.of(problem, batch_size, seed)
+    value, gradient = trained.draws[0].value_and_gradient(at)
     if not (bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all())):
         raise ValueError(f"F and its gradient must be finite at theta, F is {float(value):.4g}: no step can be told.")
     limit = stability_limit(optimizer, arguments)
-    factor, reason = limit.limit, limit.reason
-    if limit.preconditioner:
-        factor, reason = (
-            None,
-            f"it depends on the state of {optimizer} ({limit.preconditioner}); audit a recorded run",
-        )
-    hessian = problem.hessian(at)
+    factor, reason, scaling = limit.limit, limit.reason, None
+    if limit.preconditioner and moments is None:
+        reason = f"it depends on the state of {optimizer} ({limit.preconditioner}); ask about a recorded run"
+        factor = None
+    elif limit.preconditioner and moments is not None:
+        scaling = inverse_root(trained, at, moments.to(problem.device), limit.decay, limit.epsilon)
     generator = torch.Generator().manual_seed(seed)
-    whole, products = _group("all parameters", hessian, factor, limit.decay, generator, None)
+    scene = _Scene(trained, at, trained.hessian(at), scaling, limit.decay, factor, generator)
+    whole, products = scene.group("all parameters", None, None)
     groups, left_out = _groups(problem)
     parts = []
     for name, chosen in groups:
-        part, used = _group(name, hessian.restrict(chosen), factor, limit.decay, generator, _GROUP_RESIDUAL)
+        part, used = scene.group(name, chosen, _GROUP_RESIDUAL)
         parts.append(part)
         products += used
     best = None
     # with momentum or a preconditioner the update is not along the mini-batch gradient
     if limit.method == "gradient descent":
-        best = _best(problem, at, gradient, hessian, batch_size, replacement, generator)
-        products += 0 if best is None else 1 + best.samples
+        best, used = best_step(trained, problem, at, scene.hessian, limit.decay, replacement, generator)
+        products += used
     cost = Cost(1.0, float(products), time.perf_counter() - begun)
     return StepInterval(
-        limit.method, factor, reason, whole, tuple(parts), left_out, best, float(gradient.norm()), cost
-    )
+        limit.method, factor, reason, whole, tuple(parts), left_out, best, float(gradient.norm()), cost,
+        trained.words, bool(trained.fresh), limit.decay, scaling is not None, trained.batch_size is not None,
+    )  # fmt: skip
 
 
-def _group(
-    name: str,
-    operator: SymmetricOperator,
-    factor: float | None,
-    decay: float,
-    generator: torch.Generator,
-    tolerance: float | None,
-) -> tuple[GroupSteps, int]:
-    """The steps of one group, and the Hessian products used."""
-    found = spectrum(operator, k=1, which="largest", dense_below=16, tolerance=tolerance, generator=generator)
-    if not math.isfinite(found.lambda_max):
-        raise ValueError(f"the curvature of {name} is not finite at theta ({found.failure}): no step can be told.")
-    top = found.lambda_max + decay
-    upper = top + found.missed + float(found.noise)
-    descent = 1.0 / top if top > 0 else math.inf
-    limits = (0.0, math.inf)
-    if factor is not None:
-        limits = (factor / upper if 0 < upper < math.inf else 0.0, factor / top if top > 0 else math.inf)
-    return GroupSteps(name, operator.dim, found.lambda_max, upper - decay, descent, limits), found.products
+@dataclass(frozen=True)
+class _Scene:
+    """Where the groups are measured: of which loss, at which theta, for which method."""
+
+    trained: TrainedLoss
+    theta: torch.Tensor
+    hessian: SymmetricOperator
+    scaling: torch.Tensor | None
+    decay: float
+    factor: float | None
+    generator: torch.Generator
+
+    def group(self, name: str, coordinates: torch.Tensor | None, tolerance: float | None) -> tuple[GroupSteps, int]:
+        """The steps of one group (None: of all), and the Hessian products used."""
+        top = top_curvature(
+            self.trained,
+            self.theta,
+            hessian=self.hessian,
+            scaling=self.scaling,
+            decay=self.decay,
+            coordinates=coordinates,
+            sought=_SOUGHT if coordinates is None else 1,
+            block_size=1 if coordinates is None else 2,
+            tolerance=tolerance,
+            dense_below=DENSE_BELOW if coordinates is None else 16,
+            max_products=None,
+            generator=self.generator,
+        )
+        if not math.isfinite(top.most):
+            why = top.found.failure or "below the rounding of its products"
+            raise ValueError(f"the curvature of {name} is not known at theta ({why}): no step can be told.")
+        least, most, factor = top.least, top.most + top.missed, self.factor
+        limits = (0.0, math.inf)
+        if factor is not None:
+            limits = (factor / most if 0 < most < math.inf else 0.0, factor / least if least > 0 else math.inf)
+        descent = 1.0 / least if least > 0 else math.inf
+        size = self.hessian.dim if coordinates is None else coordinates.numel()
+        added = self.decay if self.scaling is None else 0.0
+        return GroupSteps(name, size, least - added, most - added, descent, limits), top.products
 
 
 def _groups(problem: Problem) -> tuple[list[tuple[str, torch.Tensor]], tuple[str, ...]]:
@@ -207,46 +262,3 @@ def _groups(problem: Problem) -> tuple[list[tuple[str, torch.Tensor]], tuple[str
     ranked = sorted(joined, key=lambda name: -joined[name].numel())
     kept = set(ranked[:_MOST_GROUPS])
     return [(name, joined[name]) for name in joined if name in kept], tuple(ranked[_MOST_GROUPS:])
-
-
-def _best(
-    problem: Problem,
-    theta: torch.Tensor,
-    gradient: torch.Tensor,
-    hessian: SymmetricOperator,
-    batch_size: int | None,
-    replacement: bool,
-    generator: torch.Generator,
-) -> BestStep | None:
-    """minimise over alpha: -alpha norm(g)^2 + alpha^2/2 (g.H g + tr(H Sigma_b)), S. McCandlish et al. (2018), 2.2."""
-    g = gradient.to(problem.dtype)
-    square, curved = float(g @ g), float(g @ (hessian @ g))
-    if square == 0:
-        return BestStep(math.nan, (math.nan, math.nan), math.nan, 0, 0, "the gradient is 0")
-    plain = square / curved if curved > 0 else math.inf
-    full = problem.is_function or batch_size is None or batch_size >= problem.n
-    if full:
-        reason = "" if curved > 0 else "F curves down along the gradient: the quadratic model has no lowest point"
-        alpha = plain if curved > 0 else math.nan
-        return BestStep(alpha, (alpha, alpha), plain, problem.n, 0, reason)
-    if problem.reduction == "sum":
-        return None
-    assert batch_size is not None
-    scale = batch_factor(problem.n, batch_size, replacement)
-    order = torch.randperm(problem.n, generator=generator)[:_SAMPLES]
-    forms = torch.empty(0, dtype=torch.float64)
-    trace, error = 0.0, math.inf
-    for chosen in order.split(_SAMPLES_AT_ONCE):
-        deviations = problem.sample_gradients(theta, chosen).to(g.dtype) - g
-        forms = torch.cat([forms, (deviations * (hessian @ deviations.T).T).sum(1).double().cpu()])
-        trace = scale * float(forms.mean())
-        error = 1.96 * scale * float(forms.std()) / math.sqrt(len(forms)) if len(forms) > 1 else math.inf
-        if error < _ENOUGH * (curved + trace):
-            break
-    m = len(forms)
-    if curved + trace <= 0:
-        why = "the expected quadratic model has no lowest point along the gradient"
-        return BestStep(math.nan, (math.nan, math.nan), plain, batch_size, m, why)
-    least = curved + trace - error
-    interval = (square / (curved + trace + error), square / least if least > 0 else math.inf)
-    return BestStep(square / (curved + trace), interval, plain, batch_size, m)

@@ -9,7 +9,11 @@ from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, 
 from tameopt.commands._training import Argument, BatchSize, Objective, Optimizer, batch_size_of, objective, pairs
 
 if TYPE_CHECKING:
+    import torch
+
     from tameopt.audit.step_interval import StepInterval
+    from tameopt.curvature.stability import StabilityLimit
+    from tameopt.run import Run
 
 
 def lr(
@@ -24,14 +28,15 @@ def lr(
 ) -> int | None:
     """Say which step sizes suit a problem at its start, or a recorded run at its last iterate, whole and by layer.
 
-    From the curvature (1/lambda_max, the optimizer's stability limit) and the gradient noise (the step that lowers F
-    most in expectation). Local: curvature moves as training goes on.
+    From the curvature of the loss as trained (1/lambda_max, the optimizer's stability limit) and its gradient noise
+    (the step that lowers it most in expectation). Local: curvature moves as training goes on.
     """
     import torch
 
     from tameopt.audit.step_interval import step_interval
     from tameopt.audit.targets import resolve
     from tameopt.commands._progress import progress
+    from tameopt.curvature import stability_limit
 
     found = resolve(target, seed)
     function, theta, where = objective(problem, seed) or found.problem, None, "at the start"
@@ -39,16 +44,23 @@ def lr(
     size = batch_size_of(batch_size) or found.training.get("batch_size", 64) or "full"
     if function is None:
         raise ValueError(f"{target} does not say which problem it recorded: name it with --problem.")
+    moments, replacement = None, True
     if found.run is not None:
         meta, steps = found.run.meta, found.run.vector_steps()
         if not len(steps):
             raise ValueError(f"{target} has no iterate on record: audit a run that saved theta.")
-        theta, where = found.run.vector(int(steps[-1])), f"at step {int(steps[-1]):,}"
+        last = int(steps[-1])
+        theta, where = found.run.vector(last), f"at step {last:,}"
+        replacement = meta.get("sampling") != "reshuffled"
         recorded = meta.get("optimizer") or {}
         name = optimizer or str(recorded.get("name", "SGD"))
         if optimizer is None:
             arguments = {**recorded.get("arguments", {}), **arguments}
-        size = batch_size_of(batch_size) or meta.get("batch_size") or 64
+        size = batch_size_of(batch_size) or (
+            "full" if meta.get("sampling") == "full batch" else meta.get("batch_size") or 64
+        )
+        if name == recorded.get("name"):
+            moments = _moments(found.run, last, stability_limit(name, arguments))
     if function.dtype is torch.float32 and function.dim <= 2_000_000:
         function = function.to(torch.float64)
     if theta is not None:
@@ -61,6 +73,8 @@ def lr(
             optimizer=name,
             arguments=arguments,
             batch_size=None if size == "full" else int(size),
+            replacement=replacement,
+            moments=moments,
             seed=seed,
         )
     if as_json:
@@ -68,6 +82,14 @@ def lr(
     else:
         _print(answer, f"{found.text} {where}")
     return None
+
+
+def _moments(run: Run, step: int, limit: StabilityLimit) -> torch.Tensor | None:
+    """The optimizer's second moments at a recorded step, None where there are none or they were not recorded."""
+    from tameopt.curvature.step_findings import second_moments
+
+    recorded = bool(limit.preconditioner) and step in run.vector_steps(limit.preconditioner).tolist()
+    return second_moments(run, step, limit) if recorded and step > 0 else None
 
 
 def _print(answer: StepInterval, head: str) -> None:
@@ -82,7 +104,7 @@ def _print(answer: StepInterval, head: str) -> None:
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("Module (the others standing still)")
-    for heading in ("Parameters", "lambda_max", "1/lambda_max", "Limit"):
+    for heading in ("Parameters", "lambda_max at least", "Unstable above"):
         table.add_column(heading, justify="right")
     for group in answer.groups:
         high = group.limit[1]
@@ -90,7 +112,6 @@ def _print(answer: StepInterval, head: str) -> None:
             Text(printable(group.name)),
             f"{group.size:,}",
             f"{group.lambda_max:.3g}",
-            "—" if math.isinf(group.descent) else f"{group.descent:.3g}",
             "—" if math.isinf(high) else f"{high:.3g}",
         )
     console.print()

@@ -51,7 +51,10 @@ def analyse_path(context: Context) -> Answer:
             )
         ],
         "secants": list(sharpness.secants),
-        "stability_ratio": _heights(ratios, settings),
+        "stability": [
+            {"step": step, "alpha": alpha, "ratio_at_least": low, "ratio_at_most": high}
+            for step, low, high, alpha in (() if ratios is None else ratios.rows)
+        ],
         "stability_function": "" if ratios is None else ratios.function,
     }
     spent = sharpness.products + (0 if ratios is None else ratios.products)

@@ -1,8 +1,7 @@
 """Is the step below the stability limit of its method: on the function that the optimizer steps on.
 
-That function is F, unless modules behave otherwise in training (`training_mode`). Then the curvature of F says
-nothing of the steps: a bias before BatchNorm has no gradient at all in training, so that Adam's denominator there is
-its eps, while F, with fixed statistics, curves along it as anywhere else.
+That function is F, or the loss as trained (`curvature.trained`). A bias before BatchNorm has no gradient at all in
+training, so that Adam's denominator there is its eps: with the curvature of F any step would look too long.
 """
 
 from __future__ import annotations
@@ -14,21 +13,13 @@ import numpy as np
 import torch
 
 from tameopt.analysis import Context
-from tameopt.curvature.eigenvalues import spectrum
 from tameopt.curvature.sharpness import Sharpness
 from tameopt.curvature.stability import StabilityLimit, recorded_limit
+from tameopt.curvature.trained import TopCurvature, TrainedLoss, inverse_root, top_curvature
 from tameopt.evidence import Finding, Scope, measured, refuted, unknown
-from tameopt.linear_operator import SymmetricOperator
-from tameopt.problem import Problem
 from tameopt.run import Run
-from tameopt.training_mode import as_trained, only_in_training
 
 CLAIM = "step.stable"
-# our choice: the top eigenvalue of a mean over few draws is biased upwards; four draws, and four fresh to check
-_DRAWS = 4
-_STUDENT = 3.18  # 95% of Student's t with three degrees of freedom
-# our choice: rounding of a product in units of eps norm(H); the curvature found has to be clear of it
-_ROUNDING = 16.0
 
 
 @dataclass(frozen=True)
@@ -77,55 +68,12 @@ def steps_of(run: Run | None) -> Steps | str:
     return Steps(numbers[keep], sizes[keep], recorded_limit(meta), not full, batch_size)
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """The training loss as means over draws: `draws` to search in, `fresh` to check what was found; words name it."""
-
-    draws: tuple[Problem, ...]
-    fresh: tuple[Problem, ...]
-    words: str
-
-    @staticmethod
-    def of(problem: Problem, batch_size: int | None, stochastic: bool, seed: int) -> _Trained:
-        random, coupled = only_in_training(problem)
-        if not random and not coupled:
-            return _Trained((problem,), (), "")
-        if stochastic and batch_size is None:
-            batch_size = problem.batches.batch_size
-        if not random and (batch_size is None or batch_size >= problem.n):
-            words = "the loss as trained, with the statistics of the full batch in " + _named(coupled)
-            return _Trained((as_trained(problem, None, seed),), (), words)
-        made = [as_trained(problem, batch_size, 1000 * seed + j) for j in range(2 * _DRAWS)]
-        parts = []
-        if random:
-            parts.append(f"{_DRAWS} draws of the masks in {_named(random)}")
-        if coupled:
-            parts.append(f"statistics of batches of {batch_size or problem.n} in {_named(coupled)}")
-        return _Trained(tuple(made[:_DRAWS]), tuple(made[_DRAWS:]), "the loss as trained, with " + ", ".join(parts))
-
-    @staticmethod
-    def hessian(draws: tuple[Problem, ...], theta: torch.Tensor, scaling: torch.Tensor | None) -> SymmetricOperator:
-        """The mean of the draws' Hessians, scaled from both sides."""
-        hessians = [problem.hessian(theta) for problem in draws]
-        first = draws[0]
-
-        def product(block: torch.Tensor) -> torch.Tensor:
-            inner = block if scaling is None else scaling[:, None] * block
-            total = sum((hessian.product(inner) for hessian in hessians), torch.zeros_like(inner)) / len(hessians)
-            return total if scaling is None else scaling[:, None] * total
-
-        return SymmetricOperator(first.dim, product, first.dtype, first.device, "Hessian of the loss as trained")
-
-
-def _named(modules: tuple[str, ...]) -> str:
-    return "the modules " + ", ".join(modules[:3]) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
-
-
 def step_ratios(context: Context, sharpness: Sharpness, settings: Steps) -> StepRatios:
     """alpha lambda_max / limit at the recorded points where it can be known."""
     limit, problem = settings.limit, context.problem
     assert limit.limit is not None
-    trained = _Trained.of(problem, settings.batch_size, settings.stochastic, context.seed)
+    batch_size = (settings.batch_size or problem.batches.batch_size) if settings.stochastic else None
+    trained = TrainedLoss.of(problem, batch_size, context.seed)
     if not limit.preconditioner and not trained.words:
         rows = [
             (step, ratio, ratio, settings.at(step))
@@ -151,70 +99,29 @@ def step_ratios(context: Context, sharpness: Sharpness, settings: Steps) -> Step
     found, spent = [], 0
     for step in sorted(known):
         theta = context.theta if not run.vector_steps("theta").size else run.vector(step)
-        low, high, products = _top(
-            trained, theta.to(problem.device, problem.dtype), _moments(run, step, limit), limit
-        )
-        spent += products
-        if math.isfinite(high):
+        top = _top(trained, theta.to(problem.device, problem.dtype), second_moments(run, step, limit), limit)
+        spent += top.products
+        if math.isfinite(top.most):
             unit = settings.at(step) / limit.limit
-            found.append((step, unit * low, unit * high, settings.at(step)))
+            found.append((step, unit * top.least, unit * top.most, settings.at(step)))
     return StepRatios(tuple(found), trained.words, lacking, spent)
 
 
-def _moments(run: Run, step: int, limit: StabilityLimit) -> torch.Tensor | None:
+def _top(
+    trained: TrainedLoss, theta: torch.Tensor, moments: torch.Tensor | None, limit: StabilityLimit
+) -> TopCurvature:
+    scaling = None
+    if moments is not None:
+        scaling = inverse_root(trained, theta, moments, limit.decay, limit.epsilon)
+    return top_curvature(trained, theta, scaling=scaling, decay=limit.decay)
+
+
+def second_moments(run: Run, step: int, limit: StabilityLimit) -> torch.Tensor | None:
     """The bias-corrected second moments at a recorded step, None for a method without."""
     if not limit.preconditioner:
         return None
     moments = run.vector(step, limit.preconditioner).double().clamp_min(0)
     return moments / (1 - limit.keep**step) if limit.corrected else moments
-
-
-def _top(
-    trained: _Trained, theta: torch.Tensor, moments: torch.Tensor | None, limit: StabilityLimit
-) -> tuple[float, float, int]:
-    """(the least, the largest that lambda_max of P^-1/2 (H + decay) P^-1/2 may be, as far as found; products spent).
-
-    The least is a Rayleigh quotient on draws that the vector was not sought in, less rounding: the top eigenvalue of
-    the expected Hessian is no smaller, to within its standard error. P is no smaller than the gradient, which the
-    next steps put into the moments: a coordinate just met for the first time is no frozen one.
-    """
-    scaling, spent = None, 0
-    if moments is not None:
-        pull = limit.decay * theta.double()
-        for problem in trained.draws:
-            pull += problem.gradient(theta).double() / len(trained.draws)
-        root = torch.maximum(moments.to(pull.device).sqrt(), pull.abs()) + limit.epsilon
-        # a coordinate that never had a gradient has not moved, and has no denominator when eps is 0
-        scaling = torch.where(root > 0, root, torch.inf).rsqrt().to(theta.dtype)
-    operator = _Trained.hessian(trained.draws, theta, scaling)
-    if limit.decay:
-        operator = operator + _diagonal(operator, limit.decay, scaling)
-    found = spectrum(operator, k=1, which="largest", tolerance=1e-3, max_products=200, dense_below=50)
-    spent += found.products * len(trained.draws)
-    if not found.all_ritz.numel() or not math.isfinite(found.lambda_max):
-        return math.nan, math.nan, spent
-    top = found.vectors[:, -1].to(theta.dtype)
-    inner = top if scaling is None else scaling * top
-    image = _Trained.hessian(trained.draws, theta, None) @ inner
-    size = float(inner.double().norm())
-    rounding = _ROUNDING * torch.finfo(theta.dtype).eps * float(image.double().norm()) * size
-    lowest, spread = found.lambda_max, 0.0
-    if trained.fresh:
-        bends = torch.tensor([float(inner @ (one.hessian(theta) @ inner)) for one in trained.fresh]).double()
-        extra = limit.decay * size**2
-        spread = _STUDENT * float(bends.std()) / math.sqrt(len(bends))
-        lowest = float(bends.mean()) + extra
-        spent += len(bends)
-    if rounding > 0.5 * max(abs(found.lambda_max), 1e-300) and scaling is not None:
-        return math.nan, math.nan, spent
-    return lowest - spread - rounding, max(found.lambda_max, lowest + spread) + rounding, spent
-
-
-def _diagonal(operator: SymmetricOperator, decay: float, scaling: torch.Tensor | None) -> SymmetricOperator:
-    def product(block: torch.Tensor) -> torch.Tensor:
-        return decay * (block if scaling is None else (scaling * scaling)[:, None] * block)
-
-    return SymmetricOperator(operator.dim, product, operator.dtype, operator.device, "weight decay")
 
 
 def stable_finding(ratios: StepRatios | None, settings: Steps | str) -> Finding:
@@ -240,12 +147,12 @@ def stable_finding(ratios: StepRatios | None, settings: Steps | str) -> Finding:
             CLAIM,
             f"The step exceeds the stability limit of {limit.method} at {len(above)} of {len(rows)} recorded points "
             f"(up to {worst[1]:.2f} times, at step {worst[0]:,}), {ending}{noise}.{on}",
-            {"step": worst[0], "alpha": worst[3], "ratio_at_least": worst[1], "limit": limit.limit},
+            {"ratio_at_least": worst[1], **_numbers(worst, limit)},
             method=how,
             estimate=last_low,
             scope=Scope.PATH,
         )
-    place, low, largest, _ = max(rows, key=lambda row: row[2])
+    place, low, largest, _ = steepest = max(rows, key=lambda row: row[2])
     if largest > 1:
         return unknown(
             CLAIM,
@@ -264,5 +171,14 @@ def stable_finding(ratios: StepRatios | None, settings: Steps | str) -> Finding:
         error_kind="lower bound between recorded points",
         sample_size=len(rows),
         scope=Scope.PATH,
+        witness=_numbers(steepest, limit),
         source="eigenvalues of the method's recursion on a quadratic; Cohen et al. 2021, 2022",
     )
+
+
+def _numbers(row: tuple[int, float, float, float], limit: StabilityLimit) -> dict[str, float]:
+    """A row as a witness: lambda_max is the largest that the top eigenvalue may be there."""
+    step, _, high, alpha = row
+    assert limit.limit is not None
+    found = {"step": step, "alpha": alpha, "limit": limit.limit}
+    return {**found, "lambda_max": high * limit.limit / alpha - limit.decay} if alpha > 0 else found

@@ -20,7 +20,8 @@ _LEFT = 1e-3  # of the largest gradient must be left, else the point is nearly c
 def too_small(history: History, L: float, noise_scale: float) -> Finding:
     """step.too_small: alpha against 1 / (L (1 + noise scale / batch size)), for a run that is not finished.
 
-    L: the largest curvature seen on the path. noise_scale: tr Sigma / norm(grad F)^2 in samples, 0 without noise.
+    L: the largest curvature seen on the path, of what training steps on. noise_scale: tr Sigma / norm(grad F)^2 in
+    samples, 0 without noise.
     The bound is where the expected decrease of a step, -alpha norm(g)^2 (1 - alpha L (1 + B/b) / 2), is greatest.
     """
     alpha, b = history.alpha, int(history.meta.get("batch_size") or 0)
