@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -85,7 +85,8 @@ class GradientGraph:
         moving = self.moving
         if not moving:
             return torch.zeros_like(block)  # F is linear on this batch
-        columns = []
+        # a column is one stretch of memory: for millions of parameters that is quicker
+        columns = torch.empty(block.shape[1], block.shape[0], dtype=block.dtype, device=block.device)
         for j in range(block.shape[1]):
             vectors = list(split(block[:, j].contiguous(), self._shapes).values())
             products = torch.autograd.grad(
@@ -95,8 +96,8 @@ class GradientGraph:
                 retain_graph=not last or j + 1 < block.shape[1],
                 materialize_grads=True,
             )
-            columns.append(torch.cat([one.detach().reshape(-1) for one in products]))
-        return torch.stack(columns).T  # a column is one stretch of memory: for millions of parameters that is quicker
+            torch.cat([one.detach().reshape(-1) for one in products], out=columns[j])
+        return columns.T
 
 
 class HessianProducts:
@@ -124,16 +125,24 @@ class HessianProducts:
         self._all_kept = False
 
     def __call__(self, block: torch.Tensor) -> torch.Tensor:
+        """(d, m), which belongs to the caller."""
+        total: torch.Tensor | None = None
+        for part in self._parts(block):
+            # in place: past some megabytes a fresh tensor costs as much as the sum, in pages that are touched anew
+            total = part if total is None else total.add_(part)
+        return torch.zeros_like(block) if total is None else total
+
+    def _parts(self, block: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The product of each batch's sum, a fresh tensor each."""
         mode = self._mode.of(block.shape[1])
-        total = torch.zeros_like(block)
         if mode != REVERSE:
             for batch in self._batches:
-                total = total + hessian_product(self._batch_sum, self._parameters, batch, block, mode)
-            return total
+                yield hessian_product(self._batch_sum, self._parameters, batch, block, mode)
+            return
         for graph in self._kept:
-            total = total + graph.product(block)
+            yield graph.product(block)
         if self._all_kept:
-            return total
+            return
         known = len(self._kept)
         skipped = False
         for position, batch in enumerate(self._batches):
@@ -141,12 +150,11 @@ class HessianProducts:
                 continue
             graph = GradientGraph(self._batch_sum, self._parameters, batch)
             keep = self._keep and not skipped and self._fits(graph)
-            total = total + graph.product(block, last=not keep)
+            yield graph.product(block, last=not keep)
             if keep:
                 self._kept.append(graph)
             skipped = skipped or not keep
         self._all_kept = not skipped
-        return total
 
     def _fits(self, graph: GradientGraph) -> bool:
         self._kept_bytes += graph.samples * self._mode.graph_bytes

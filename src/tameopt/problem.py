@@ -367,7 +367,7 @@ class Problem:
         call; attention runs on the math backend, the only one with second derivatives. Where an operator has none
         at all, differences of gradients (`hessian_mode` says so). `hessian` is faster for many products at one theta.
         """
-        return total_of(self.sharing, self._hessian_products(self.at(theta), keep=False)(block) * self.scale)
+        return total_of(self.sharing, self._hessian_products(self.at(theta), keep=False)(block).mul_(self.scale))
 
     def hessian(self, theta: torch.Tensor | None = None) -> SymmetricOperator:
         """grad^2 F(theta) as an operator; nothing is computed until it is applied.
@@ -381,7 +381,7 @@ class Problem:
         def product(block: torch.Tensor) -> torch.Tensor:
             if not products:
                 products.append(self._hessian_products(at, keep=True))
-            return total_of(self.sharing, products[0](block) * self.scale)
+            return total_of(self.sharing, products[0](block).mul_(self.scale))
 
         return SymmetricOperator(self.dim, product, self.dtype, self.device, f"Hessian of {self.name}")
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tameopt.curvature import lanczos
 from tameopt.curvature.lanczos import ritz_pairs
+from tameopt.curvature.tall import STRETCH
 from tameopt.linear_operator import SymmetricOperator
 
 
@@ -205,13 +205,18 @@ def test_the_basis_stays_orthonormal_where_directions_of_a_block_die():
         assert pairs.values.tolist() == pytest.approx([-3, 0, 2, 4], abs=1e-4)
 
 
-def test_long_float32_vectors_are_orthonormal_to_rounding():
-    # a norm of 4 million entries in one float32 sum is wrong in the fifth digit
-    generator = torch.Generator().manual_seed(3)
-    block = lanczos._orthonormal(torch.rand(1 << 22, 2, generator=generator))
-    gram = block.double().T @ block.double()
-    assert float((gram - torch.eye(2)).abs().max()) < 1e-6
-    exact = block.double().T @ torch.ones(1 << 22, 1, dtype=torch.float64)
-    assert float((lanczos._inner(block.T, torch.ones(1, 1 << 22)) - exact).abs().max()) < 1e-5 * float(
-        exact.abs().max()
-    )
+@pytest.mark.parametrize("max_basis", [None, 20])
+def test_the_basis_is_orthonormal_and_the_residuals_true_in_float32_over_many_stretches(max_basis):
+    """One local and one full pass: checked by the vectors' Gram matrix and by products in float64."""
+    d = 3 * STRETCH + 17
+    generator = torch.Generator().manual_seed(5)
+    values = torch.randn(d, generator=generator, dtype=torch.float64) / 10
+    values[:6] = torch.tensor([40.0, 39.0, 39.0, -20.0, -19.0, 11.0])
+    pairs = ritz_pairs(diagonal(values, torch.float32), 3, max_basis=max_basis, max_products=400)
+    assert pairs.converged.all()
+    assert pairs.values.tolist()[3:] == pytest.approx([39, 39, 40], abs=1e-4)
+    vectors = pairs.vectors.double()
+    gram = vectors.T @ vectors - torch.eye(6, dtype=torch.float64)
+    assert float(gram.abs().max()) < 2e-5  # an entry near 1 and thousands near 0 in one float32 sum
+    residuals = (values[:, None] * vectors - vectors * pairs.values).norm(dim=0)
+    assert (residuals <= pairs.errors).all()

@@ -1,8 +1,9 @@
 """Block Lanczos for the ends of a spectrum, with thick restarts and residuals that are computed, not recurred.
 
-A V = V T + Q C + E is kept with V: (d, m) orthonormal to rounding (two full passes of reorthogonalisation, each
-one product of matrices, so a GPU is asked for one number a block and not one a projection), Q the next block and
-C = Q^T A V small. A V is not stored, which would double the memory: what the recurrence loses, E, is measured by norm
+A V = V T + Q C + E is kept with V: (d, m) orthonormal to rounding, Q the next block and C = Q^T A V small. An image
+is made orthogonal first to the few blocks that it meets by symmetry, then to all of V, where rounding is left, and
+once more where much cancels. Each pass is one product of matrices, so a GPU is asked for one number a block and not
+one a projection. A V is not stored, which would double the memory: what the recurrence loses, E, is measured by norm
 block by block instead, and a Ritz pair's residual follows from T and C with no further products. The asymmetry of
 T = V^T A V as computed measures how noisy the operator's products are.
 
@@ -20,6 +21,7 @@ from typing import Literal
 
 import torch
 
+from tameopt.curvature.tall import combine, inner, orthonormal, subtract
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.memory import available_bytes
 
@@ -27,9 +29,9 @@ Which = Literal["both", "largest", "smallest"]
 
 # our choice: V takes at most half of the memory that is available, unless max_basis says otherwise
 _BASIS_SHARE = 0.5
-# our choice: entries of d-vectors taken at once. No second V is held at a restart, and float32 sums stay short: over
-# d = 1e7 entries a norm in one sum, as QR takes it, is wrong by 3e-4
-_CHUNK = 1 << 16
+# our choice: a full pass is repeated where less than this share of a direction is left after it; rounding grows by
+# the inverse
+_LEFT = 0.1
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def ritz_pairs(
     generator = generator or torch.Generator().manual_seed(0)
     width = min(block_size, operator.dim)
     block = _first_block(operator, width, start, generator)
-    capacity = _capacity(operator, k, which, block.shape[1], max_basis)
+    capacity = _capacity(operator, k, which, block.shape[0], max_basis)
     limit = max_products if max_products is not None else 10 * capacity
     return _Iteration(operator, k, which, tolerance, generator, capacity).run(block, limit, notify)
 
@@ -164,39 +166,21 @@ def _capacity(operator: SymmetricOperator, k: int, which: Which, width: int, max
     return min(max(max_basis, least), operator.dim)
 
 
-def _random(operator: SymmetricOperator, columns: int, generator: torch.Generator) -> torch.Tensor:
-    # drawn on the CPU in float64, so that a seed means the same vectors on every device and dtype
-    drawn = torch.randn(operator.dim, columns, generator=generator, dtype=torch.float64)
-    return drawn.to(operator.device, operator.dtype)
-
-
-def _inner(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """rows others^T in float64, from short sums in their own precision."""
-    total = torch.zeros(rows.shape[0], others.shape[0], dtype=torch.float64, device=rows.device)
-    for left, right in zip(rows.split(_CHUNK, dim=1), others.split(_CHUNK, dim=1), strict=True):
-        total += left @ right.T
-    return total
-
-
-def _orthonormal(block: torch.Tensor) -> torch.Tensor:
-    """(d, s) an orthonormal basis of the columns: QR, and for long ones a second time by Cholesky of short sums."""
-    block = torch.linalg.qr(block)[0]
-    if block.shape[0] <= _CHUNK:
-        return block
-    rows = block.T.contiguous()
-    factor = torch.linalg.cholesky(_inner(rows, rows))
-    inverse = torch.linalg.inv(factor)
-    return (inverse.to(rows) @ rows).T
+def _random(operator: SymmetricOperator, rows: int, generator: torch.Generator) -> torch.Tensor:
+    """(rows, d), drawn on the CPU in float64, so that a seed means the same vectors on every device and dtype."""
+    drawn = torch.randn(operator.dim, rows, generator=generator, dtype=torch.float64)
+    return drawn.T.to(operator.device, operator.dtype).contiguous()
 
 
 def _first_block(
     operator: SymmetricOperator, width: int, start: torch.Tensor | None, generator: torch.Generator
 ) -> torch.Tensor:
+    """(s, d) orthonormal rows to begin with."""
     if start is None:
-        return _orthonormal(_random(operator, width, generator))
-    warm = start.to(operator.device, operator.dtype)[:, : max(operator.dim - 1, 1)]
-    fresh = _random(operator, max(width - warm.shape[1], 1), generator)
-    return _orthonormal(torch.cat([warm, fresh], dim=1)[:, : operator.dim])
+        return orthonormal(_random(operator, width, generator))[0]
+    warm = start.to(operator.device, operator.dtype)[:, : max(operator.dim - 1, 1)].T
+    fresh = _random(operator, max(width - warm.shape[0], 1), generator)
+    return orthonormal(torch.cat([warm, fresh])[: operator.dim])[0]
 
 
 class _Iteration:
@@ -229,6 +213,7 @@ class _Iteration:
         self.projected = torch.empty(0, 0, dtype=torch.float64)
         self.coupling = torch.empty(0, 0, dtype=torch.float64)
         self.lost = 0.0
+        self.removed = 0.0  # norm of what the last pass took from the image
 
     @property
     def basis(self) -> torch.Tensor:
@@ -242,19 +227,20 @@ class _Iteration:
         return sorted({*low, *high})
 
     def run(self, block: torch.Tensor, limit: int, notify: Callable[[str], None]) -> RitzPairs:
-        dim, name, capacity, width = self.operator.dim, self.operator.name, self._basis.shape[0], block.shape[1]
+        dim, name, capacity, width = self.operator.dim, self.operator.name, self._basis.shape[0], block.shape[0]
         enough = min(len(self.wanted(dim, self.k)), capacity)
         while True:
-            image = self.operator.product(block)
-            self.products += block.shape[1]
-            if not bool(torch.isfinite(image.norm(dim=0)).all()):
+            # as rows: with two tall columns in place of them the same products take two to seven times as long (MKL)
+            image = self.operator.product(block.T).T.contiguous()
+            self.products += block.shape[0]
+            if not bool(torch.isfinite(image.norm(dim=1)).all()):
                 return self._result(f"a product of {name} is not finite")
             rest = self.expand(block, image)
             full = self.size >= dim
             spent = self.products + width > limit
             block = self.next_block(rest, min(width, dim - self.size))
             # a last, narrower block may just complete the space: a restart there leads nowhere
-            crowded = self.size + block.shape[1] > capacity
+            crowded = self.size + block.shape[0] > capacity
             if full or spent or (self.size >= enough and self.seems_converged()):
                 pairs = self.rayleigh_ritz()
                 converged = bool(pairs.converged.all())
@@ -286,52 +272,55 @@ class _Iteration:
         return values, small, torch.hypot(inside, (self.coupling @ small).norm(dim=0))
 
     def expand(self, block: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Take a block and its image in; return what of the image lies outside the span of V."""
-        old, new = self.size, self.size + block.shape[1]
-        self._basis[old:new] = block.T
+        """Take a block (s, d) and its image in; return what of the image lies outside the span of V, (s, d)."""
+        old, new = self.size, self.size + block.shape[0]
+        self._basis[old:new] = block
         self.size = new
-        # as rows: with two tall columns in place of them the same products take two to seven times as long (MKL)
-        rows = image.T.contiguous()
-        inner = _inner(rows, self._basis[:new])
-        grown = torch.empty(new, new, dtype=torch.float64)
+        grown = torch.zeros(new, new, dtype=torch.float64)
         grown[:old, :old] = self.projected
         if old:
             grown[old:, :old] = self.coupling
-        grown[:, old:] = inner.T.cpu()
-        self.projected = grown
         self.degree += 1
         if self.restarts == 0:
             self.degree_before_restart = self.degree
-        self.scale = max(self.scale, float(rows.norm(dim=1).max()))
-        return rows.addmm_(inner.to(rows), self._basis[:new], alpha=-1).T
+        self.scale = max(self.scale, float(image.norm(dim=1).max()))
+        # by symmetry the image meets what met the block: the block before it, or all of V after a restart
+        met = int(self.coupling.any(dim=0).int().argmax()) if old else 0
+        for first in (met, 0) if met else (0,):
+            known = self._basis[first:new]
+            coefficients = inner(image, known).cpu()
+            grown[first:, old:] += coefficients.T
+            self.removed = float(coefficients.norm())
+            subtract(image, coefficients, known)
+        self.projected = grown
+        return image
 
     def next_block(self, rest: torch.Tensor, width: int) -> torch.Tensor:
-        """The next block: orthonormal, orthogonal to V, its span holding what is new in `rest`.
+        """The next block (s, d): orthonormal, orthogonal to V, its span holding what is new in `rest`.
 
         Directions in which nothing new is left are replaced by random ones: the subspace is invariant there, and
         only a fresh vector can find what it misses, multiplicities above all. "Nothing" is relative to the
         operator's size; an absolute threshold would stop early on flat landscapes and late on steep ones.
         """
         eps = torch.finfo(self.operator.dtype).eps
-        # the rank that plain QR does not reveal; the SVD of a triangle of `width` columns costs nothing
-        block, triangle = torch.linalg.qr(rest)
-        left, sizes, _ = torch.linalg.svd(triangle)
+        block, triangle = orthonormal(rest.clone())
+        # the rank that a triangle does not reveal; its SVD costs nothing
+        left, sizes, _ = torch.linalg.svd(triangle.T)
         new = sizes > 100 * eps * self.scale
         if not bool(new.all()):
-            block = (left[:, new].T @ block.T).T
-        missing = width - block.shape[1]
+            block = left[:, new].T.to(block) @ block
+        missing = width - block.shape[0]
         if missing > 0:
-            block = torch.cat([block, _random(self.operator, missing, self.generator)], dim=1)
-        block = block[:, :width]
-        # `rest` has had its first pass
-        for _ in range(2 if missing > 0 else 1):
-            rows, known = block.T.contiguous(), self._basis[: self.size]
-            block = _orthonormal(rows.addmm_(_inner(rows, known).to(rows), known, alpha=-1).T)
-        inner = _inner(block.T, rest.T)
-        self.coupling = torch.zeros(block.shape[1], self.size, dtype=torch.float64)
-        self.coupling[:, self.size - rest.shape[1] :] = inner.cpu()
-        left_over = rest.T.contiguous().addmm_(inner.T.to(rest), block.T, alpha=-1)
-        self.lost = math.hypot(self.lost, float(left_over.norm()))
+            block = torch.cat([block, _random(self.operator, missing, self.generator)])
+        block = block[:width]
+        cancelled = not float(sizes[-1]) > _LEFT * math.hypot(float(sizes[0]), self.removed)
+        for _ in range(2 if missing > 0 else int(cancelled)):
+            known = self._basis[: self.size]
+            block = orthonormal(subtract(block, inner(block, known), known))[0]
+        coupling = inner(block, rest)
+        self.coupling = torch.zeros(block.shape[0], self.size, dtype=torch.float64)
+        self.coupling[:, self.size - rest.shape[0] :] = coupling.cpu()
+        self.lost = math.hypot(self.lost, float(subtract(rest, coupling.T, block).norm()))
         return block
 
     def rayleigh_ritz(self) -> RitzPairs:
@@ -381,13 +370,10 @@ class _Iteration:
         ends = 2 if self.which == "both" else 1
         chosen = self.wanted(values.numel(), self.k + max(spare // (2 * ends), 0))[: capacity - width]
         rotation = small[:, chosen]
-        kept = rotation.to(self.basis).T
-        for columns in self._basis.split(_CHUNK, dim=1):
-            columns[: kept.shape[0]] = kept @ columns[: self.size]
+        self.size = combine(rotation.T, self._basis[: self.size]).shape[0]
         # rounding of a rotation, times A: each vector is a sum of `size` products; and what T's asymmetry leaves over
-        rounding = torch.finfo(self.operator.dtype).eps * math.sqrt(self.size) * float(values.abs().max())
+        rounding = torch.finfo(self.operator.dtype).eps * math.sqrt(values.numel()) * float(values.abs().max())
         self.lost = math.hypot(self.lost, rounding, float(((self.projected - symmetric) @ rotation).norm()))
-        self.size = kept.shape[0]
         self.projected = rotation.T @ self.projected @ rotation
         self.coupling = self.coupling @ rotation
         self.restarts += 1
