@@ -27,10 +27,10 @@ def test_long_float32_rows_are_orthonormal_to_rounding():
     # a norm of 4 million entries in one float32 sum is wrong in the fifth digit
     d = 1 << 22
     given = torch.rand(2, d, generator=torch.Generator().manual_seed(3))
-    basis, triangle = orthonormal(given.clone())
+    basis, triangle, lost = orthonormal(given.clone())
     gram = basis.double() @ basis.double().T
     assert float((gram - torch.eye(2)).abs().max()) < 1e-6
-    assert float((triangle @ basis.double() - given.double()).abs().max()) < 1e-5
+    assert float((triangle @ basis.double() - given.double()).norm()) <= lost < 1e-5 * float(given.norm())
     exact = basis.double() @ torch.ones(d, 1, dtype=torch.float64)
     assert float((inner(basis, torch.ones(1, d)) - exact).abs().max()) < 1e-5 * float(exact.abs().max())
 
@@ -42,12 +42,12 @@ def test_nearly_dependent_rows(dtype, d, share):
     """The second row is the first and a share of another: L shows it, and Q is orthonormal all the same."""
     given = rows(2, d, dtype)
     given[1] = given[0] + share * given[1]
-    basis, triangle = orthonormal(given.clone())
+    basis, triangle, lost = orthonormal(given.clone())
     eps = torch.finfo(dtype).eps
     gram = basis.double() @ basis.double().T
     assert float((gram - torch.eye(2)).abs().max()) < 30 * eps
     norm = float(given.double().norm())
-    assert float((triangle @ basis.double() - given.double()).norm()) < 30 * eps * norm
+    assert float((triangle @ basis.double() - given.double()).norm()) <= lost < 1e4 * eps * norm
     smallest = float(torch.linalg.svdvals(triangle)[-1])
     assert smallest == pytest.approx(share * d**0.5 / 2**0.5, rel=0.3, abs=30 * eps * norm)
     assert (triangle.triu(1) == 0).all()

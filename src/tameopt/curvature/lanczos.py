@@ -233,7 +233,8 @@ class _Iteration:
             # as rows: with two tall columns in place of them the same products take two to seven times as long (MKL)
             image = self.operator.product(block.T).T.contiguous()
             self.products += block.shape[0]
-            if not bool(torch.isfinite(image.norm(dim=1)).all()):
+            self.scale = max(self.scale, length := float(image.norm(dim=1).max()))
+            if not math.isfinite(length):
                 return self._result(f"a product of {name} is not finite")
             rest = self.expand(block, image)
             full = self.size >= dim
@@ -283,7 +284,6 @@ class _Iteration:
         self.degree += 1
         if self.restarts == 0:
             self.degree_before_restart = self.degree
-        self.scale = max(self.scale, float(image.norm(dim=1).max()))
         # by symmetry the image meets what met the block: the block before it, or all of V after a restart
         met = int(self.coupling.any(dim=0).int().argmax()) if old else 0
         for first in (met, 0) if met else (0,):
@@ -303,24 +303,29 @@ class _Iteration:
         operator's size; an absolute threshold would stop early on flat landscapes and late on steep ones.
         """
         eps = torch.finfo(self.operator.dtype).eps
-        block, triangle = orthonormal(rest.clone())
+        width_before = rest.shape[0]
+        block, triangle, lost = orthonormal(rest)
         # the rank that a triangle does not reveal; its SVD costs nothing
         left, sizes, _ = torch.linalg.svd(triangle.T)
         new = sizes > 100 * eps * self.scale
-        if not bool(new.all()):
-            block = left[:, new].T.to(block) @ block
-        missing = width - block.shape[0]
-        if missing > 0:
-            block = torch.cat([block, _random(self.operator, missing, self.generator)])
-        block = block[:width]
+        missing = width - int(new.sum())
         cancelled = not float(sizes[-1]) > _LEFT * math.hypot(float(sizes[0]), self.removed)
-        for _ in range(2 if missing > 0 else int(cancelled)):
-            known = self._basis[: self.size]
-            block = orthonormal(subtract(block, inner(block, known), known))[0]
-        coupling = inner(block, rest)
+        coupling = triangle.T
+        if missing or cancelled:
+            rest = triangle.to(block) @ block
+            if not bool(new.all()):
+                block = left[:, new].T.to(block) @ block
+            if missing > 0:
+                block = torch.cat([block, _random(self.operator, missing, self.generator)])
+            block = block[:width]
+            for _ in range(2 if missing > 0 else 1):
+                known = self._basis[: self.size]
+                block = orthonormal(subtract(block, inner(block, known), known))[0]
+            coupling = inner(block, rest).cpu()
+            lost += float(subtract(rest, coupling.T, block).norm())
         self.coupling = torch.zeros(block.shape[0], self.size, dtype=torch.float64)
-        self.coupling[:, self.size - rest.shape[0] :] = coupling.cpu()
-        self.lost = math.hypot(self.lost, float(subtract(rest, coupling.T, block).norm()))
+        self.coupling[:, self.size - width_before :] = coupling
+        self.lost = math.hypot(self.lost, lost)
         return block
 
     def rayleigh_ritz(self) -> RitzPairs:

@@ -9,6 +9,8 @@ Source: Yamamoto, Nakatsukasa, Yanagisawa and Fukaya 2015 (Cholesky QR, twice).
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 # our choices: entries of a row taken at once. On a CPU, as many as leave a hundred rows in a cache; elsewhere, few
@@ -17,8 +19,10 @@ STRETCH = 1 << 14
 _LONG_STRETCH = 1 << 16
 # our choice: rows taken one by one up to here, since a product of so thin a matrix is slower than as many of a vector
 _THIN = 2
-# our choice: Cholesky's factor of a Gram matrix is taken up to this condition; it loses its square in digits
+# our choices: Cholesky's factor of a Gram matrix is taken up to this condition, and once up to that; the basis is
+# orthonormal to the square of it, in units of rounding
 _CONDITION = 100.0
+_ONCE = 3.0
 
 
 def inner(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -68,22 +72,37 @@ def combine(coefficients: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return rows[: small.shape[0]]
 
 
-def orthonormal(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Q (s, d) with orthonormal rows and the lower triangle L (s, s), float64, with rows = L Q.
+def orthonormal(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Q (s, d) with orthonormal rows, the lower triangle L (s, s), float64, and a bound of norm(rows - L Q).
 
-    rows may be overwritten. Where they are dependent, L is singular to rounding and Q all the same orthonormal.
+    rows are overwritten. Where they are dependent, L is singular to rounding and Q all the same orthonormal.
     """
-    if rows.shape[1] <= STRETCH:
-        columns, triangle = torch.linalg.qr(rows.T)
-        return columns.T.contiguous(), triangle.T.double().cpu()
+    eps = torch.finfo(rows.dtype).eps
     triangle = torch.eye(rows.shape[0], dtype=torch.float64)
+    lost = 0.0
+    if rows.shape[1] <= STRETCH:
+        return _by_reflections(rows, rows, triangle, lost)
     for _ in range(2):
         factor, failed = torch.linalg.cholesky_ex(inner(rows, rows).cpu())
-        if bool(failed) or not float(torch.linalg.cond(factor)) < _CONDITION:
+        condition = math.nan if bool(failed) else float(torch.linalg.cond(factor))
+        if not condition < _CONDITION:
             # seldom: slow, but exact to the dtype
-            columns, rest = torch.linalg.qr(rows.double().T)
-            return columns.T.to(rows).contiguous(), triangle @ rest.T.cpu()
+            return _by_reflections(rows.double(), rows, triangle, lost)
         triangle = triangle @ factor
-        # the second time from a Gram matrix near 1, which leaves rounding only
         rows = combine(torch.linalg.inv(factor), rows)
-    return rows, triangle
+        # of s products and sums each, with the inverse as rounded
+        lost += 2 * rows.shape[0] * eps * condition * float(triangle.norm())
+        # else the second time, from a Gram matrix near 1, leaves rounding only
+        if condition < _ONCE:
+            break
+    return rows, triangle, lost
+
+
+def _by_reflections(
+    rows: torch.Tensor, like: torch.Tensor, before: torch.Tensor, lost: float
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """`orthonormal` by Householder's QR in the precision of `rows`, rounded to that of `like`."""
+    columns, upper = torch.linalg.qr(rows.T)
+    error = float((rows.T - columns @ upper).norm() + torch.finfo(like.dtype).eps * rows.norm())
+    lost += float(torch.linalg.matrix_norm(before, 2)) * error
+    return columns.T.to(like).contiguous(), before @ upper.T.double().cpu(), lost
