@@ -17,8 +17,6 @@ import torch
 # enough for a float32 sum, in one launch for all
 STRETCH = 1 << 14
 _LONG_STRETCH = 1 << 16
-# our choice: rows taken one by one up to here, since a product of so thin a matrix is slower than as many of a vector
-_THIN = 2
 # our choices: Cholesky's factor of a Gram matrix is taken up to this condition, and once up to that; the basis is
 # orthonormal to the square of it, in units of rounding
 _CONDITION = 100.0
@@ -33,11 +31,7 @@ def inner(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         return _inner_at_once(rows, others)
     total = torch.zeros(rows.shape[0], others.shape[0], dtype=torch.float64)
     for left, right in zip(rows.split(STRETCH, dim=1), others.split(STRETCH, dim=1), strict=True):
-        if left.shape[0] <= _THIN:
-            for one, sums in zip(left, total, strict=True):
-                sums += torch.mv(right, one)
-        else:
-            total += left @ right.T
+        total += left @ right.T
     return total
 
 
@@ -56,11 +50,7 @@ def subtract(rows: torch.Tensor, coefficients: torch.Tensor, others: torch.Tenso
     if rows.device.type != "cpu":
         return rows.addmm_(small, others, alpha=-1)
     for left, right in zip(rows.split(STRETCH, dim=1), others.split(STRETCH, dim=1), strict=True):
-        if left.shape[0] <= _THIN:
-            for one, factors in zip(left, small, strict=True):
-                one.addmv_(right.T, factors, alpha=-1)
-        else:
-            left.addmm_(small, right, alpha=-1)
+        left.addmm_(small, right, alpha=-1)
     return rows
 
 
