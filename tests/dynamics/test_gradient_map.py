@@ -130,3 +130,27 @@ def test_what_may_have_been_missed_counts_against_alpha_l():
     T = GradientMap(lambda t: (curvatures * t**2).sum() / 2, 0.2495)
     found = T.is_diffeomorphism(torch.zeros(1, 3000, dtype=torch.float64))
     assert found.verdict is Verdict.UNKNOWN and "may have been missed (99%)" in found.reason
+
+
+def test_a_kink_between_two_points_is_no_sign_of_a_diffeomorphism():
+    """norm_1: no curvature at either point, and x - alpha sign(x) maps 0.05 and -0.15 to -0.05 both."""
+    T = tame.dynamics.GradientMap(lambda t: t.abs().sum(), 0.1)
+    points = torch.tensor([[0.05, 0.3], [-0.1, 0.3]], dtype=torch.float64)
+    found = T.is_diffeomorphism(points)
+    assert str(found.verdict) != "MEASURED" and found.alpha_L > 1
+
+
+def test_rounding_does_not_tell_a_singular_map_from_its_neighbour():
+    points = torch.zeros(2, 2, dtype=torch.float64)
+    at = tame.dynamics.GradientMap(lambda t: (t**2).sum() / 2, 1.0).is_diffeomorphism(points)
+    assert str(at.verdict) == "UNKNOWN" and "alpha lambda_max is 1 to rounding" in at.reason
+    below = tame.dynamics.GradientMap(lambda t: (t**2).sum() / 2, 1 - 1e-6).is_diffeomorphism(points)
+    assert "alpha L = 1 - 1.0e-06 at 2 points" in below.reason
+
+
+def test_a_preimage_across_a_region_beyond_1_over_l_is_not_called_the_only_one():
+    """cos with alpha = 3: z where the curvature is 1, x where it is not."""
+    T = tame.dynamics.GradientMap(lambda t: torch.cos(t).sum(), 3.0)
+    z = torch.tensor([torch.pi], dtype=torch.float64)
+    found = T.inverse(z, start=torch.tensor([0.0], dtype=torch.float64))
+    assert not found.convex and found.error == float("inf")

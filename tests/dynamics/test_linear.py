@@ -84,3 +84,45 @@ def test_bad_matrices(M):
 def test_bad_starts():
     with pytest.raises(ValueError, match=r"x0 must have shape \(2,\)"):
         tame.dynamics.convergence(np.eye(2), [1.0])
+
+
+def jordan(value, size):
+    Q = np.linalg.qr(np.random.default_rng(size).standard_normal((size, size)))[0]
+    return Q @ (value * np.eye(size) + np.diag(np.ones(size - 1), 1)) @ Q.T
+
+
+@pytest.mark.parametrize("value, size", [(0.9999, 5), (0.999, 8), (0.99, 10), (1.0, 4), (1.0, 6), (1.001, 6)])
+def test_a_defective_matrix_next_to_the_circle_is_of_no_side(value, size):
+    """Rounding moves its eigenvalues by eps^(1/size), to both sides of the circle."""
+    found = tame.dynamics.convergence(jordan(value, size), np.ones(size))
+    assert found.generic == "undecided" and found.from_start == "undecided"
+    assert tame.dynamics.splitting(jordan(value, size)).center.dimension == size
+
+
+@pytest.mark.parametrize(
+    "value, size, generic", [(0.5, 6, "converges to 0"), (1.5, 6, "diverges"), (0.9, 3, "converges to 0")]
+)
+def test_a_defective_matrix_away_from_the_circle_is_decided(value, size, generic):
+    assert tame.dynamics.convergence(jordan(value, size)).generic == generic
+
+
+def test_an_unsure_block_leaves_the_others_decided():
+    M = np.zeros((7, 7))
+    M[:5, :5], M[5, 5], M[6, 6] = jordan(0.9999, 5), 0.5, 2.0
+    parts = tame.dynamics.splitting(M)
+    assert (parts.stable.dimension, parts.center.dimension, parts.unstable.dimension) == (1, 5, 1)
+
+
+@pytest.mark.parametrize(
+    "M, generic",
+    [
+        ([[1 + 1e-12]], "undecided"),
+        ([[1.0, 1e-13], [0.0, 1.0]], "undecided"),
+        ([[1.0, 5.0], [0.0, -1.0]], "undecided"),
+        ([[1.0, 0.0], [0.0, 0.5]], "stays bounded"),
+        ([[0.0, 1.0], [1.0, 0.0]], "stays bounded"),
+        ([[1 - 1e-7]], "converges to 0"),
+    ],
+)
+def test_within_rounding_of_the_circle_only_what_is_exact_is_claimed(M, generic):
+    assert tame.dynamics.convergence(M).generic == generic

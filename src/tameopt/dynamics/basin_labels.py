@@ -114,7 +114,7 @@ class Basins:
             title=title,
             x_label="theta_1",
             y_label="theta_2",
-            series=(points,),
+            series=(points,) if self.attractors else (),
             image=image,
             caption="Each start is coloured by where the iterates go.",
         )

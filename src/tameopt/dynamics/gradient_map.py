@@ -25,8 +25,8 @@ class Inverse:
     x: (d,). residual: norm(T(x) - z), computed after the fact. error: norm(x - x*) is at most this where the
         curvature found at x bounds that on the way, residual / (1 - alpha lambda_max); inf where it does not.
     converged: residual <= the tolerance asked for. steps, products: Newton steps and Hessian products.
-    convex: no direction of negative curvature of the convex problem was met; else alpha L >= 1 there, and x, if
-        it converged, is one of possibly several preimages.
+    convex: no direction of negative curvature of the convex problem was met on the way, at x or at z; else
+        alpha L >= 1 there, and x, if it converged, is one of possibly several preimages.
     """
 
     x: torch.Tensor
@@ -124,8 +124,11 @@ class GradientMap:
             if not moved:
                 break
         residual = float(residual_vector.norm())
-        top = spectrum(problem, x, 1, which="largest", max_products=60) if math.isfinite(residual) else None
-        slack = 1 - self.alpha * (top.lambda_max + float(top.errors[-1])) if top and top.errors.numel() else -1.0
+        ends = (x, target) if math.isfinite(residual) else ()
+        tops = [spectrum(problem, end, 1, which="largest", max_products=60) for end in ends]
+        # without eigenvalues (a Hessian that is not finite) nothing bounds the error
+        largest = [top.lambda_max + float(top.errors[-1]) if top.errors.numel() else math.inf for top in tops]
+        slack = 1 - self.alpha * max(largest, default=math.inf)
         return Inverse(
             x=x,
             residual=residual,
@@ -133,7 +136,7 @@ class GradientMap:
             converged=residual <= wanted,
             convex=convex and slack > 0,
             steps=steps,
-            products=products + (top.products if top else 0),
+            products=products + sum(top.products for top in tops),
         )
 
     def _residual(self, problem: Problem, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -208,6 +211,8 @@ class GradientMap:
             return Diffeomorphism(Verdict.UNKNOWN, math.inf, {}, reason)
         tops = [self.alpha * one.lambda_max for one in found]
         alpha_l = max(self.alpha * one.norm for one in found)
+        # a kink between two points shows in no Hessian, and in how far apart their gradients are
+        alpha_l = max(alpha_l, self.alpha * _secant(problem, where))
         below = [j for j, one in enumerate(found) if tops[j] + self.alpha * max(one.missed, one.noise) < 1]
         above = [j for j, one in enumerate(found) if tops[j] - self.alpha * float(one.errors[-1]) > 1]
         if below and above:
@@ -217,8 +222,9 @@ class GradientMap:
             reason = f"alpha L >= {alpha_l:.3g} was found, but up to {possible:.3g} may have been missed (99%)"
             return Diffeomorphism(Verdict.UNKNOWN, alpha_l, {}, reason)
         if alpha_l < 1:
+            below_one = f"{alpha_l:.3g} < 1" if alpha_l < 0.999 else f"1 - {1 - alpha_l:.1e}"
             reason = (
-                f"alpha L = {alpha_l:.3g} < 1 at {len(found)} points: invertible around them; everywhere only if L "
+                f"alpha L = {below_one} at {len(found)} points: invertible around them; everywhere only if L "
                 "holds everywhere"
             )
             return Diffeomorphism(Verdict.MEASURED, alpha_l, {}, reason)
@@ -227,6 +233,8 @@ class GradientMap:
             reason = f"two points {twin['distance']:.3g} apart have one image, to {twin['gap']:.1e}"
             return Diffeomorphism(Verdict.REFUTED, alpha_l, twin, reason)
         reason = f"alpha L = {alpha_l:.3g} >= 1, so that the lemma does not apply, and no witness was found"
+        if abs(max(tops) - 1) <= 1e-9:
+            reason += "; alpha lambda_max is 1 to rounding, which does not tell whether the Jacobian is singular"
         return Diffeomorphism(Verdict.UNKNOWN, alpha_l, {}, reason)
 
     def _singular_between(
@@ -300,6 +308,14 @@ def _root(problem: Problem, alpha: float, start: torch.Tensor, image: torch.Tens
         step = torch.linalg.lstsq(jacobian, -rest[:, None]).solution[:, 0]
         y = y + step * min(1.0, 2 * max(1.0, float(y.norm())) / max(float(step.norm()), 1e-300))
     return y
+
+
+def _secant(problem: Problem, points: torch.Tensor) -> float:
+    """The largest slope of the gradient between one point and the next: a lower bound of L."""
+    gradients = torch.stack([problem.gradient(point) for point in points])
+    lengths = (points[1:] - points[:-1]).norm(dim=1)
+    slopes = (gradients[1:] - gradients[:-1]).norm(dim=1)[lengths > 0] / lengths[lengths > 0]
+    return float(slopes.max()) if len(slopes) else 0.0
 
 
 def _is_defined(problem: Problem, x: torch.Tensor) -> bool:
