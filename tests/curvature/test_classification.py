@@ -183,3 +183,39 @@ def test_repr_and_html_show_the_kind():
     point = tame.curvature.classify(problem_of(lee, [0.0, 0.0]))
     assert repr(point) == "Classification(strict saddle, index 1, nullity 0, norm(g) 0.00e+00, MEASURED)"
     assert "<table>" in point._repr_html_() and math.isfinite(point.spectrum.norm)
+
+
+@pytest.mark.parametrize(
+    "F, theta",
+    [
+        (lambda t: t[0].abs() + t[1] ** 2, [0.0, 0.0]),  # autodiff takes slope 0: a flat direction it is not
+        (lambda t: 2 * torch.relu(t[0]) - t[0] + t[1] ** 2, [0.0, 0.0]),  # autodiff takes -1: a slope it is not
+        (lambda t: torch.maximum(t[0], -t[0] / 3) - t[1] ** 2, [0.0, 0.0]),
+        (lambda t: 1e-9 * t.norm() + 1e-9 * t[0], [0.0, 0.0]),
+        (lambda t: 1e6 * (t[0] - 3).abs() + t[1] ** 2 + 1e3, [3.0, 0.0]),
+    ],
+)
+def test_a_kink_at_theta_leaves_the_kind_open(F, theta):
+    point = tame.curvature.classify(problem_of(F, theta), rigorous=True)
+    assert point.kind == "undecided" and point.verdict is Verdict.UNKNOWN
+    assert "F has a kink at theta" in point.reason
+
+
+@pytest.mark.parametrize(
+    "F, theta, kind",
+    [
+        (lambda t: 1e8 + t[0] ** 2 + t[1] ** 2 - 1e8, [0.0, 0.0], "minimum"),  # rounding of F is no kink
+        (lambda t: 1e5 * (t[0] ** 4 + t[1] ** 2), [0.0, 0.0], "degenerate"),
+        (lambda t: (1e3 * t[0]).cos() + t[1] ** 2, [0.0, 0.0], "strict saddle"),
+        (lambda t: torch.relu(t[0]) ** 2 + t[1] ** 2 + t[0] ** 4, [0.0, 0.0], "degenerate"),  # C^1
+        (lambda t: (t[0] + 1e-3).abs() + t[1] ** 2, [0.0, 0.0], "not critical"),  # beside the kink
+    ],
+)
+def test_no_kink_is_seen_where_there_is_none(F, theta, kind):
+    point = tame.curvature.classify(problem_of(F, theta))
+    assert point.kind == kind and "kink" not in point.reason
+
+
+def test_a_slope_beside_a_kink_stays_a_slope():
+    point = tame.curvature.classify(problem_of(lambda t: t[0].abs() + 3 * t[1], [0.0, 0.0]))
+    assert point.kind == "not critical" and "F falls along -g all the same" in point.reason

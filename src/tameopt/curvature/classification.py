@@ -18,7 +18,7 @@ import torch
 
 from tameopt.curvature.eigenvalues import Spectrum, spectrum
 from tameopt.curvature.linear_networks import Inertia, inertia
-from tameopt.curvature.nearby import change_on_the_way, kernel_part, newton_step
+from tameopt.curvature.nearby import change_on_the_way, falls_along, kernel_part, newton_step, slope_jump
 from tameopt.curvature.rigorous import NoProof, PointProof, prove_point
 from tameopt.evidence import Verdict
 from tameopt.problem import Problem
@@ -140,7 +140,24 @@ def classify(
         point = _unless_flat(problem, point, gradient, max(found.noise, zero_tolerance * found.norm))
     if signs is not None:
         point = _with_signs(point, signs, zero_tolerance)
+    point = _with_kink(problem, point, gradient)
     return _with_proof(point, prove_point(problem, at)) if rigorous else point
+
+
+def _with_kink(problem: Problem, point: Classification, gradient: torch.Tensor) -> Classification:
+    """The classification, or what is left of it where F has a kink at theta: gradient and Hessian are one piece's."""
+    if not math.isfinite(point.value + point.gradient_norm):
+        return point
+    jump = slope_jump(problem, point.theta, point.value)
+    if jump == 0:
+        return point
+    kink = (
+        f"F has a kink at theta: along a random line its slope jumps by {jump:.2g}. Gradient and Hessian are those "
+        "of the piece that autodiff takes; tame.nonsmooth.clarke_distance looks at all."
+    )
+    if point.kind == "not critical" and falls_along(problem, point.theta, gradient, point.value):
+        return dataclasses.replace(point, reason=f"{point.reason} {kink} F falls along -g all the same.")
+    return dataclasses.replace(point, kind="undecided", verdict=Verdict.UNKNOWN, reason=kink)
 
 
 def _at_the_critical_point(
@@ -264,9 +281,9 @@ def _with_proof(point: Classification, proof: PointProof | NoProof) -> Classific
             "index_interval": (proof.index, proof.index),
             "nullity_interval": (proof.nullity, proof.nullity),
         }
-    return dataclasses.replace(
-        point, kind=proof.kind, verdict=Verdict.PROVED, reason=proof.statement, proof=proof, **counts
-    )
+    # that a gradient is not 0 says neither how large it is nor how F curves
+    reason = f"{proof.statement} Measured: {point.reason}" if proof.kind == "not critical" else proof.statement
+    return dataclasses.replace(point, kind=proof.kind, verdict=Verdict.PROVED, reason=reason, proof=proof, **counts)
 
 
 def judge(

@@ -104,3 +104,34 @@ def change_on_the_way(
     return (
         _SAFETY * float(torch.linalg.matrix_norm(change, 2)) if bool(torch.isfinite(change).all()) else float("inf")
     )
+
+
+def slope_jump(problem: Problem, theta: torch.Tensor, value: float) -> float:
+    """How much the slope of F jumps at theta along a random line, 0 where no jump shows: F has a kink at theta.
+
+    (F(theta + h v) + F(theta - h v) - 2 F(theta)) / h shrinks with h where F is smooth, grows where it is rounding,
+    and stays where the slope jumps. Cost: 6 values a line, two lines. A kink beside theta, farther than some 1e-8 of
+    its size, does not show.
+    """
+    generator = torch.Generator().manual_seed(0)
+    eps = torch.finfo(problem.dtype).eps
+    for _ in range(2):
+        line = torch.randn(theta.shape, generator=generator, dtype=torch.float64)
+        line = (line / line.norm()).to(theta)
+        jumps = []
+        for share in (1.0, 0.1, 0.01):
+            h = share * eps**0.375 * max(1.0, float(theta.norm()))
+            both = float(problem.value(theta + h * line)) + float(problem.value(theta - h * line))
+            jumps.append((both - 2 * value) / h)
+        first, second, third = jumps
+        alike = abs(second - first) <= 0.2 * abs(first) and abs(third - second) <= 0.2 * abs(second)
+        if alike and abs(third) > 100 * eps * abs(value) / h:
+            return third
+    return 0.0
+
+
+def falls_along(problem: Problem, theta: torch.Tensor, gradient: torch.Tensor, value: float) -> bool:
+    """Whether F falls along -g at half the rate that g promises, or more."""
+    size = float(gradient.norm())
+    h = torch.finfo(problem.dtype).eps ** 0.5 * max(1.0, float(theta.norm()))
+    return size > 0 and float(problem.value(theta - h / size * gradient)) <= value - 0.5 * h * size

@@ -7,10 +7,12 @@ with the model's and data's doubles taken exactly. `point_checker` replays every
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from tameopt.curvature import point_checker
@@ -204,8 +206,19 @@ def _not_critical(problem: Problem, tape: Tape, at: torch.Tensor) -> PointProof 
     )
     if not certificate.replay():
         return None
-    statement = f"Component {component} of the gradient is not 0 (about {float(gradient[component]):.3g})."
+    slope = float(gradient[component])
+    statement = f"The gradient is not 0: its component along {_coordinate(problem, component)} is about {slope:.3g}."
     return PointProof(statement, "not critical", None, None, at, 0.0, 0.0, certificate)
+
+
+def _coordinate(problem: Problem, number: int) -> str:
+    """A coordinate of theta by its parameter: "0.weight[1, 2]", or "theta[3]" where F is a plain function."""
+    for name, shape in problem.shapes.items():
+        if number < math.prod(shape):
+            place = ", ".join(str(int(one)) for one in np.unravel_index(number, shape))
+            return f"{'theta' if problem.is_function else name}{f'[{place}]' if shape else ''}"
+        number -= math.prod(shape)
+    raise IndexError(number)
 
 
 @dataclass(frozen=True)

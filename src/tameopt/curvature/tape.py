@@ -122,8 +122,7 @@ def tape_of(problem: Problem, theta: torch.Tensor | None = None) -> Tape:
     >>> tape_of(Problem.from_function(lambda t: t[0] * t[1], torch.ones(2, dtype=torch.float64)))[:3]
     [['var', 0], ['var', 1], ['mul', 0, 1]]
     """
-    if problem.sharing is not None:
-        raise NotOnTapeError(f"the data are spread over {problem.sharing.processes} processes")
+    _require_whole(problem)
     at = (problem.theta if theta is None else theta).to(problem.device, problem.dtype)
     writer = Writer()
     recorder = _Recorder(writer, problem.dtype)
@@ -145,6 +144,11 @@ def tape_of(problem: Problem, theta: torch.Tensor | None = None) -> Tape:
     return writer.entries
 
 
+def _require_whole(problem: Problem) -> None:
+    if problem.sharing is not None:
+        raise NotOnTapeError(f"the data are spread over {problem.sharing.processes} processes")
+
+
 def proof_tape(problem: Problem, theta: torch.Tensor, *others: torch.Tensor) -> Tape:
     """The tape of F for a proof: refused where F is not what its operators say, or autodiff's gradient not F's.
 
@@ -154,6 +158,7 @@ def proof_tape(problem: Problem, theta: torch.Tensor, *others: torch.Tensor) -> 
 
     Raises NotOnTapeError naming what stands in the way.
     """
+    _require_whole(problem)
     if shared := shared_memory(problem.model):
         raise NotOnTapeError(shared)
     if hooked := hooked_parameters(problem.model):
