@@ -19,7 +19,7 @@ def F(theta):
 
 
 T = tame.dynamics.GradientMap(F, 0.15)
-axis = torch.linspace(-2, 2, 61, dtype=torch.float64)
+axis = torch.linspace(-2, 2, 60, dtype=torch.float64)
 found = tame.dynamics.basins(T, (axis, axis))
 for attractor, share in zip(found.attractors, found.fractions, strict=True):
     x, y = attractor.point.tolist()

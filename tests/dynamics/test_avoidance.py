@@ -125,3 +125,33 @@ def test_no_false_end(function, alpha, half, ends):
     assert set(found.counts) <= ends, found
     settled = 20 - found.counts.get("unsettled", 0)
     assert settled == 20 or f"{20 - settled} did not settle" in found.statement
+
+
+@pytest.mark.parametrize("height, num_steps", [(1e-7, 400), (1e-4, 1000)])
+def test_a_negative_eigenvalue_of_1e_6_is_no_non_strict_saddle_that_draws_starts(height, num_steps):
+    """It passes for no curvature, F is lower next to it, and the starts leave it by 2e-7 of their distance a step."""
+    found = tame.dynamics.saddle_avoidance(
+        lambda t: t[0] ** 2 / 2 - 1e-6 * t[1] ** 2 / 2, 0.2, box(1.0, height), starts=15, num_steps=num_steps
+    )
+    assert found.counts == {"unsettled": 15}
+    assert "probability is below 1" in found.statement
+
+
+def test_a_start_that_is_open_counts_in_the_interval_of_every_end():
+    """x^2/2 + y^3/3: the upper half goes to the saddle; some of it is too slow to be told in 400 steps."""
+    function, covered = lambda t: t[0] ** 2 / 2 + t[1] ** 3 / 3, 0
+    for seed in range(10):
+        found = tame.dynamics.saddle_avoidance(
+            function, 0.2, square, starts=20, num_steps=400, generator=torch.Generator().manual_seed(seed)
+        )
+        low, high = found.interval("non-strict saddle")
+        covered += low <= 0.5 <= high
+    assert covered == 10
+
+
+def test_where_f_is_no_number_a_start_is_out():
+    """-log(x) has a gradient for x < 0 by autograd."""
+    found = tame.dynamics.saddle_avoidance(
+        lambda t: -torch.log(t[0]) + t[0] + t[1] ** 2, 0.1, box(1.0, 1.0), starts=20, num_steps=500
+    )
+    assert set(found.counts) == {"minimum", "left"}

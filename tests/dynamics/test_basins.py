@@ -240,3 +240,9 @@ def test_starts_where_f_is_no_number_are_out_although_its_gradient_is_one():
 def test_bad_waits():
     with pytest.raises(ValueError, match="num_steps must be at least 1 and tolerance >= 0, got 0 and 1e-10"):
         tame.dynamics.basins(GradientMap(lee, 0.1), (axis(0, 1, 2), axis(0, 1, 2)), num_steps=0)
+
+
+def test_a_legend_says_how_many_starts_go_to_no_basin():
+    """An odd grid has one start on the saddle, and more on its stable line."""
+    picture = tame.dynamics.basins(GradientMap(lee, 0.2), (axis(-1, 1, 3), axis(-1, 1, 5)), num_steps=400).picture()
+    assert "elsewhere (3 starts)" in picture.image.categorical and "left" in picture.image.categorical

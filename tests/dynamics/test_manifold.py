@@ -86,7 +86,7 @@ def test_a_two_dimensional_stable_manifold():
         return torch.stack([a, b, u + a**2 + a * b])
 
     W = tame.dynamics.stable_manifold(T, zeros(3), 4)
-    assert W.dimension == 2
+    assert W.dimension == 2 and sorted(W.eigenvalues.tolist()) == pytest.approx([0.25, 0.5])
     grid = torch.cartesian_prod(*[torch.linspace(-1, 1, 5, dtype=F64)] * 2)
     x, y, z = W(grid).T
     assert float((z - x**2 - x * y).abs().max()) < 1e-12
@@ -200,3 +200,30 @@ def test_series_of_functions_against_derivatives_by_autograd(name):
     inner = torch.tensor(0.7, dtype=F64, requires_grad=True)
     (derivative,) = torch.autograd.grad(function(inner), inner)
     assert float(slope[0]) == pytest.approx(float(derivative.detach()))
+
+
+def test_a_jordan_block_along_the_manifold_is_refused():
+    """Its two computed eigenvectors are parallel: the polynomial would be a curve, and say that it is a surface."""
+    for gap in (0.0, 1e-12):
+
+        def block(x, gap=gap):
+            return torch.stack([0.5 * x[0] + x[1], (0.5 + gap) * x[1], 2 * x[2] + x[0] ** 2])
+
+        with pytest.raises(ValueError, match="DT must have independent eigenvectors"):
+            tame.dynamics.stable_manifold(block, torch.zeros(3, dtype=torch.float64), 4)
+
+
+def test_a_point_that_is_fixed_to_1e_9_is_polished():
+    T = tame.dynamics.GradientMap(lambda t: t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2, 0.2)
+    found = tame.dynamics.stable_manifold(T, torch.full((2,), 1e-9, dtype=torch.float64), 4)
+    assert found.radius > 1 and float(found.fixed_point.norm()) < 1e-15
+
+
+def test_a_singular_jacobian_is_a_diagnosis():
+    """alpha = 1 at curvature 1: T forgets the first coordinate, and no inverse carries the local manifold on."""
+    T = tame.dynamics.GradientMap(lambda t: t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2, 1.0)
+    local = tame.dynamics.stable_manifold(T, torch.zeros(2, dtype=torch.float64), 4)
+    with pytest.raises(ValueError, match="DT is singular at this fixed point: choose a smaller alpha"):
+        tame.dynamics.globalised_curve(local, T)
+    with pytest.raises(ValueError, match=r"a fixed point must have shape \(d,\), got \(2, 2\)"):
+        tame.dynamics.stable_manifold(T, torch.zeros(2, 2, dtype=torch.float64))

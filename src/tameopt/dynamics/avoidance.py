@@ -46,8 +46,12 @@ class Avoidance:
     confidence: float
 
     def interval(self, end: str) -> tuple[float, float]:
-        """The exact (Clopper-Pearson) interval of the probability of an end."""
-        return proportion_interval(self.counts.get(end, 0), self.starts, self.confidence)
+        """The exact (Clopper-Pearson) interval of an end's probability; a start that is unsettled may go there."""
+        count, still_open = self.counts.get(end, 0), self.counts.get("unsettled", 0) if end != "unsettled" else 0
+        return (
+            proportion_interval(count, self.starts, self.confidence)[0],
+            proportion_interval(count + still_open, self.starts, self.confidence)[1],
+        )
 
     @property
     def statement(self) -> str:
@@ -245,14 +249,18 @@ def _least_rise(problem: Problem, limit: Classification, moves: torch.Tensor, de
 
 
 def _is_leaving(T: GradientMap, end: torch.Tensor, limit: Classification) -> bool:
-    """Whether a trajectory next to a strict saddle moves away from it in its directions of negative curvature.
+    """Whether a trajectory next to a saddle moves away from it in its directions of negative or no curvature.
 
     It has not left yet, but it will: too few steps were done. On the stable manifold that part shrinks, down to
-    rounding.
+    rounding. An eigenvalue of -1e-6 passes for none, and shows here.
     """
-    if limit.kind != "strict saddle":
+    if limit.kind not in ("strict saddle", "degenerate"):
         return False
-    down = limit.spectrum.vectors[:, limit.eigenvalues < 0].to(end)
+    flat = 1e-5 * max(limit.spectrum.norm, 1e-300) if limit.kind == "degenerate" else 0.0
+    down = limit.spectrum.vectors[:, limit.eigenvalues < flat].to(end)
     now = float((down.T @ (end - limit.theta)).norm())
     after = float((down.T @ (T(end) - limit.theta)).norm())
-    return after >= now > 1e-14 * max(1.0, float(end.norm()))
+    if limit.kind == "strict saddle":
+        return after >= now > 1e-14 * max(1.0, float(end.norm()))
+    # at rest in a family of minima nothing moves but by rounding
+    return after - now > 8 * torch.finfo(end.dtype).eps * float(end.abs().max())

@@ -15,6 +15,8 @@ from tameopt.dynamics.intervals import proportion_interval
 from tameopt.dynamics.iterate import Attractor, Map, batched, batched_jacobians, values_at
 from tameopt.picture import Image, Picture, Series
 
+_REST = {"none": NONE, "left": LEFT, "elsewhere": ELSEWHERE, "still moving": SLOW}
+
 
 @dataclass(frozen=True)
 class Basins:
@@ -65,9 +67,8 @@ class Basins:
 
     def __repr__(self) -> str:
         shares = " ".join(f"{share:.4f}" for share in self.fractions)
-        rest = {"none": NONE, "left": LEFT, "elsewhere": ELSEWHERE, "still moving": SLOW}
         others = "".join(
-            f", {name} {self.share(number):.4f}" for name, number in rest.items() if self.share(number) > 0
+            f", {name} {self.share(number):.4f}" for name, number in _REST.items() if self.share(number) > 0
         )
         return f"Basins({len(self.attractors)} attractors: {shares or 'none'}{others})"
 
@@ -77,6 +78,11 @@ class Basins:
             for number, (share, attractor) in enumerate(zip(self.fractions, self.attractors, strict=True))
         )
         return f"<p>{html.escape(repr(self))}</p><table><tr><th>basin<th>share<th>attractor</tr>{rows}</table>"
+
+    def _counted(self, words: str, number: int) -> str:
+        """A label of no basin as a legend names it: one start on a saddle is one dot among thousands."""
+        count = int((self.labels == number).sum())
+        return f"{words} ({count:,} start{'s' * (count != 1)})" if count else words
 
     def picture(self, title: str = "Basins of attraction") -> Picture:
         """The basins of a two-dimensional grid, thinned to at most 250 points an axis.
@@ -89,10 +95,7 @@ class Basins:
         thin = self.labels[:: strides[0], :: strides[1]]
         names = (
             *(f"to ({a.point[0]:.3g}, {a.point[1]:.3g})" for a in self.attractors),
-            "none",
-            "left",
-            "elsewhere",
-            "still moving",
+            *(self._counted(words, number) for words, number in _REST.items()),
         )
         count = len(self.attractors)
         codes = torch.where(thin >= 0, thin, count - 1 - thin).double()

@@ -106,6 +106,15 @@ def _require(manifold: InvariantManifold, T: GradientMap | Map, dimension: int, 
         raise ValueError(f"a {what} needs a manifold of dimension {dimension}, got {manifold.dimension}.")
     if manifold.kind == "stable" and not isinstance(T, GradientMap):
         raise ValueError(f"a stable {what} is carried on by the inverse of T, which only a GradientMap has here.")
+    if not manifold.radius > 0:
+        raise ValueError(
+            f"a {what} needs a local manifold with radius > 0, this has none: its invariance error is "
+            f"{manifold.residual:.1e} however near; allow a larger one (residual=)."
+        )
+    if float(manifold.eigenvalues.abs().min()) < 1e-12:
+        raise ValueError(
+            f"a {what} is carried on by an invertible T, DT is singular at this fixed point: choose a smaller alpha."
+        )
 
 
 Carrier = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

@@ -85,10 +85,10 @@ def stable_manifold(
     (`curvature.tape`): its Taylor series is computed by arithmetic on series, to rounding.
     residual: the largest invariance error allowed on the box whose `radius` is reported.
 
-    Raises NotHyperbolicError when the point is not fixed (norm(T(x) - x) > 1e-8) or an eigenvalue lies within
-    1e-6 of the unit circle, ValueError for order < 1, for complex eigenvalues along the manifold, or naming the
-    operator that has no series here. Cost: order^(2m + 1) operations for each entry of the tape, m the dimension
-    of the manifold (1 or 2, 3 at most).
+    The point is polished by Newton's method. Raises NotHyperbolicError when it is not fixed (norm(T(x) - x) > 1e-8)
+    or an eigenvalue lies within 1e-6 of the unit circle, ValueError for order < 1, for complex eigenvalues or a
+    Jordan block along the manifold, or naming the operator that has no series here. Cost: order^(2m + 1) operations
+    for each entry of the tape, m the dimension of the manifold (1 or 2, 3 at most).
 
     >>> T = lambda x: torch.stack([0.5 * x[0], 2.0 * x[1] + (0.25 - 2.0) * x[0] ** 2])
     >>> W = stable_manifold(T, torch.zeros(2, dtype=torch.float64), 4)
@@ -117,6 +117,8 @@ def _manifold(
 ) -> InvariantManifold:
     if order < 1:
         raise ValueError(f"order must be at least 1, got {order}.")
+    if fixed_point.ndim != 1:
+        raise ValueError(f"a fixed point must have shape (d,), got {tuple(fixed_point.shape)}.")
     center = fixed_point.detach().double()
     distance = float((T(center) - center).norm())
     if not distance <= 1e-8 * max(1.0, float(center.norm())):
@@ -124,8 +126,7 @@ def _manifold(
             f"norm(T(x) - x) must be 0 at a fixed point, got {distance:.3g}: find one with "
             "tame.curvature.find_critical_points first."
         )
-    matrix = jacobian(T, center).detach().double().cpu().numpy()
-    values, vectors = np.linalg.eig(matrix)
+    values, vectors = _eigen(T, center)
     nearest = float(np.abs(np.abs(values) - 1).min())
     if nearest < 1e-6:
         raise NotHyperbolicError(
@@ -139,10 +140,36 @@ def _manifold(
         )
     if np.abs(values[inside].imag).max() > 1e-12:
         raise ValueError("complex eigenvalues along the manifold are not covered: gradient maps have none.")
+    condition = float(np.linalg.cond(vectors))
+    if condition > 1e8:
+        raise ValueError(
+            "DT must have independent eigenvectors at the fixed point, the condition of their basis is "
+            f"{condition:.1e}: a Jordan block is not covered; gradient maps have none."
+        )
+    center = _polished(T, center)
+    values, vectors = _eigen(T, center)
     solver = _Parameterisation(
         _SeriesMap(T, center), batched(T, center[None]), center, values, vectors, inside, order
     )
     return solver.solve(allowed, kind)
+
+
+def _eigen(T: GradientMap | Map, point: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of DT: orthonormal ones of a gradient map, whose DT is symmetric."""
+    matrix = jacobian(T, point).detach().double().cpu().numpy()
+    if isinstance(T, GradientMap):
+        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+        return values, vectors
+    values, vectors = np.linalg.eig(matrix)
+    return values, vectors
+
+
+def _polished(T: GradientMap | Map, point: torch.Tensor) -> torch.Tensor:
+    """Two Newton steps on T(x) - x, whose Jacobian is regular at a hyperbolic point."""
+    for _ in range(2):
+        rest = T(point) - point
+        point = point - torch.linalg.solve(jacobian(T, point) - torch.eye(point.numel()).to(point), rest).detach()
+    return point
 
 
 class _SeriesMap:
@@ -210,9 +237,7 @@ class _Parameterisation:
         radius, residual = self._radius(allowed)
         return InvariantManifold(
             fixed_point=self.center,
-            eigenvalues=self.p[[self.place[k] for k in linear]].diagonal().clone()
-            if self.m > 1
-            else self.p[[self.place[k] for k in linear]][:, 0].clone(),
+            eigenvalues=torch.from_numpy(self.values[self.inside].real.copy()),
             exponents=self.exponents,
             coefficients=self.W,
             inner=self.p,
