@@ -12,9 +12,9 @@ from tameopt.run import Run
 F64 = torch.float64
 
 
-def finding_of(tmp_path, function, thetas, alpha):
+def finding_of(tmp_path, function, thetas, alpha, **meta):
     problem = tame.Problem.from_function(function, torch.tensor(thetas[0], dtype=F64))
-    with Run.create(tmp_path / "run", {}) as run:
+    with Run.create(tmp_path / "run", meta) as run:
         for k, theta in enumerate(thetas):
             run.save_vectors(k, {"theta": torch.tensor(theta, dtype=F64)})
             run.record(k, {"lr": alpha})
@@ -40,6 +40,16 @@ def test_curvature_that_crosses_one_over_alpha_refutes(tmp_path):
     found = finding_of(tmp_path, quartic, [[1.0], [0.1]], 1.0)
     assert found.verdict is Verdict.REFUTED
     assert found.evidence.witness["alpha_lambda_max_above"] == pytest.approx(3.0)
+
+
+def test_steps_are_named_in_their_order_and_the_run_s_own_method_is(tmp_path):
+    found = finding_of(tmp_path, quartic, [[1.0], [0.1]], 1.0, optimizer={"name": "Adam", "arguments": {"lr": 1.0}})
+    assert "iterates of steps 0 and 1 there is a point where its Jacobian is singular" in found.statement
+    assert found.statement.endswith("The map is that of plain gradient descent on F; the run stepped by Adam.")
+    plain = finding_of(
+        tmp_path / "other", quartic, [[1.0], [0.1]], 1.0, optimizer={"name": "SGD", "arguments": {"momentum": 0.0}}
+    )
+    assert "plain" not in plain.statement
 
 
 def test_a_steep_quadratic_does_not_refute(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 
@@ -12,6 +13,7 @@ from tameopt.analysis import Analysis, Answer, Context
 from tameopt.curvature.cost import product_seconds
 from tameopt.curvature.sharpness import Sharpness, lipschitz
 from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
+from tameopt.training_mode import only_in_training
 
 CLAIM = "gradient_map.diffeomorphism"
 _LEMMA = "lecture: F C^2, grad F L-Lipschitz, 0 < alpha < 1/L make theta -> theta - alpha grad F a diffeomorphism"
@@ -46,7 +48,25 @@ def _analyse(context: Context) -> Answer:
     steps, thetas = _points(context)
     sharpness = lipschitz(context.problem, thetas, steps=steps, generator=context.generator(3), notify=context.notify)
     finding = judge(sharpness, float(sizes.max()), context)
+    finding = dataclasses.replace(finding, statement=f"{finding.statement}{_other_map(context)}")
     return Answer((finding,), cost=Cost(len(steps), sharpness.products, time.perf_counter() - began))
+
+
+def _other_map(context: Context) -> str:
+    """A sentence where the run's own steps are not those of the map that is judged; else ""."""
+    optimizer = (context.run.meta.get("optimizer") or {}) if context.run is not None else {}
+    name, arguments = str(optimizer.get("name") or ""), optimizer.get("arguments") or {}
+    own = name if name not in ("", "SGD") else f"{name} with momentum" if arguments.get("momentum") else ""
+    modules = [module for part in only_in_training(context.problem) for module in part]
+    reasons = [
+        *([f"the run stepped by {own}"] if own else []),
+        *(
+            [f"F is the network as it predicts, training ran {', '.join(modules[:3])} in training mode"]
+            if modules
+            else []
+        ),
+    ]
+    return f" The map is that of plain gradient descent on F; {', and '.join(reasons)}." if reasons else ""
 
 
 def judge(sharpness: Sharpness, alpha: float, context: Context) -> Finding:
@@ -74,10 +94,12 @@ def judge(sharpness: Sharpness, alpha: float, context: Context) -> Finding:
     largest = max(alpha * sharpness.lambda_max[j] for j in known)
     if beyond and within:
         a, b = within[0], beyond[0]
+        first, last = sorted((sharpness.steps[a], sharpness.steps[b]))
         return refuted(
             CLAIM,
-            f"The gradient map is no diffeomorphism at the step {alpha:g}: somewhere between the iterates of steps "
-            f"{sharpness.steps[a]:,} and {sharpness.steps[b]:,} its Jacobian is singular, or does not exist.",
+            f"The gradient map theta -> theta - {alpha:g} grad F(theta) is no diffeomorphism: on the segment between "
+            f"the iterates of steps {first:,} and {last:,} there is a point where its Jacobian is singular, or does "
+            "not exist.",
             {
                 "alpha": alpha,
                 "step_below": sharpness.steps[a],
@@ -92,8 +114,8 @@ def judge(sharpness: Sharpness, alpha: float, context: Context) -> Finding:
     if largest >= 1:
         return unknown(
             CLAIM,
-            f"alpha lambda_max reaches {largest:.3g}: the lemma (alpha L < 1) does not apply, and no singular point "
-            "of the map was found.",
+            f"alpha lambda_max reaches {largest:.3g} at the step alpha = {alpha:g}: the lemma (alpha L < 1 makes the "
+            "gradient map a diffeomorphism) does not apply, and no singular point of the map was found.",
             missing="alpha L < 1, or a point where the Jacobian I - alpha grad^2 F is singular",
             remedy="tame.dynamics.GradientMap(F, alpha).is_diffeomorphism(theta)",
             method=how,
@@ -103,7 +125,8 @@ def judge(sharpness: Sharpness, alpha: float, context: Context) -> Finding:
     if alpha_l >= 1:
         return unknown(
             CLAIM,
-            f"alpha L is at least {alpha_l:.3g} on the path: the lemma (alpha L < 1) does not apply.",
+            f"alpha L is at least {alpha_l:.3g} on the path: the lemma (alpha L < 1 makes the gradient map a "
+            "diffeomorphism) does not apply.",
             missing="alpha L < 1",
             remedy="tame.dynamics.GradientMap(F, alpha).is_diffeomorphism(theta)",
             method=how,
@@ -112,7 +135,8 @@ def judge(sharpness: Sharpness, alpha: float, context: Context) -> Finding:
     return measured(
         CLAIM,
         f"As far as measured alpha L = {alpha_l:.3g} < 1: near the {len(known)} recorded points the gradient map "
-        "is locally invertible; that it is so everywhere would need L everywhere.",
+        f"theta -> theta - {alpha:g} grad F(theta) is locally invertible; that it is so everywhere would need L "
+        "everywhere.",
         alpha_l,
         method=how,
         error_kind="lower bound of alpha L",
