@@ -73,3 +73,11 @@ def test_the_density_is_drawn_with_its_band():
 )
 def test_a_plane_holds_all_of_a_path_only_where_nothing_is_left(share, words):
     assert planes._percent(share) == words
+
+
+def test_float32_directions_that_differ_by_rounding_are_refused():
+    given = torch.randn(50, 1, generator=torch.Generator().manual_seed(0)).repeat(1, 2)
+    given[:, 1] *= 3.0000002
+    small = Problem.from_function(lambda t: t.square().sum(), torch.zeros(50))
+    with pytest.raises(ValueError, match="linearly independent"):
+        tame.curvature.loss_plane(small, directions=given)

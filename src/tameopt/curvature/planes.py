@@ -13,6 +13,7 @@ import torch
 
 from tameopt.curvature.eigenvalues import Spectrum
 from tameopt.curvature.quadrature import SpectralDensity
+from tameopt.curvature.tall import orthonormal
 from tameopt.picture import Image, Picture, Series
 from tameopt.problem import Problem
 
@@ -140,11 +141,15 @@ def _directions(
             main = torch.linalg.svd(thetas - center, full_matrices=False)[2][:2].T
             # a straight path has one direction: the second is then random
             candidates = torch.cat([main, drawn], dim=1)
-    basis, triangle = torch.linalg.qr(candidates)
-    keep = (triangle.diagonal().abs() > 1e-10 * triangle.diagonal().abs().max()).nonzero()[:2, 0]
+    candidates = candidates[:, : problem.dim]
+    lengths = candidates.norm(dim=0).double().cpu()
+    rows, triangle, _ = orthonormal(candidates.T.contiguous())
+    # our choice: more than rounding is left of a direction beside those before it
+    left = triangle.diagonal().abs() > max(1e-10, 100 * torch.finfo(rows.dtype).eps) * lengths
+    keep = left.nonzero()[:2, 0]
     if keep.numel() < 2:
         raise ValueError("the two directions must be linearly independent, they are not.")
-    return basis[:, keep]
+    return rows[keep.to(rows.device)].T
 
 
 def _axis(coordinates: torch.Tensor, extent: float | None, points: int) -> torch.Tensor:
