@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tameopt as tame
-from tameopt.dynamics.basin_labels import Basins
+from tameopt.dynamics.basin_labels import Basins, _is_near_fixed
 from tameopt.dynamics.gradient_map import GradientMap
 from tameopt.dynamics.intervals import proportion_interval
 from tameopt.dynamics.iterate import Attractor
@@ -246,3 +246,10 @@ def test_a_legend_says_how_many_starts_go_to_no_basin():
     """An odd grid has one start on the saddle, and more on its stable line."""
     picture = tame.dynamics.basins(GradientMap(lee, 0.2), (axis(-1, 1, 3), axis(-1, 1, 5)), num_steps=400).picture()
     assert "elsewhere (3 starts)" in picture.image.categorical and "left" in picture.image.categorical
+
+
+def test_a_tiny_step_is_no_sign_of_an_edge_state():
+    """With alpha = 1e-6 every point stands still to 1e-4, on the boundary far from its saddle too."""
+    T = GradientMap(lee, 1e-6)
+    assert not _is_near_fixed(T, torch.tensor([1.0, 0.0], dtype=F64))
+    assert _is_near_fixed(T, torch.tensor([1e-4, 1e-6], dtype=F64))

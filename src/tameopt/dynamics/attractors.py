@@ -25,7 +25,7 @@ def attractors_among(
         size = max(1.0, float(end.norm()))
         if any(float((end - known).norm()) <= 1e-5 * size for known in points):
             continue
-        point = _polished(T, end)
+        point = polished(T, end)
         if point is None or float((point - end).norm()) > 1e-3 * size:
             continue
         if any(float((point - known).norm()) <= 1e-6 * size for known in points):
@@ -44,7 +44,7 @@ def attractors_among(
     return found
 
 
-def _polished(T: GradientMap | Map, point: torch.Tensor) -> torch.Tensor | None:
+def polished(T: GradientMap | Map, point: torch.Tensor) -> torch.Tensor | None:
     """A fixed point of T by Newton's method on T(x) - x, None when its Jacobian minus 1 is singular."""
     identity = torch.eye(point.numel(), dtype=point.dtype, device=point.device)
     for _ in range(8):

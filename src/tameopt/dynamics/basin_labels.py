@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tameopt.dynamics.attractors import attractors_among
+from tameopt.dynamics.attractors import attractors_among, polished
 from tameopt.dynamics.follow import ELSEWHERE, LEFT, NONE, SLOW, follow
 from tameopt.dynamics.gradient_map import GradientMap
 from tameopt.dynamics.intervals import proportion_interval
@@ -218,8 +218,9 @@ def _starts(
 class Edge:
     """The state on the boundary between two basins that edge tracking approaches.
 
-    point: (d,), the last point, where the map stands still to `residual` when converged (a saddle, whose stable
-    manifold is the boundary). gap: how far apart the two tracked points, of different basins, were. path: (m, d).
+    point: (d,), the last point, where the map stands still to `residual`; converged when a fixed point (a saddle,
+    whose stable manifold is the boundary) is within 1e-3 of it, by Newton's method. gap: how far apart the two
+    tracked points, of different basins, were. path: (m, d).
     """
 
     point: torch.Tensor
@@ -256,7 +257,7 @@ def track_edge(
     if ends[0] == ends[1] or int(ends.min()) < 0:
         raise ValueError(f"the starts must go to two different attractors, they go to {ends.tolist()}.")
     path = []
-    residual = float("inf")
+    residual, converged = float("inf"), False
     for _ in range(num_steps):
         while float((pair[1] - pair[0]).norm()) > gap:
             middle = (pair[0] + pair[1]) / 2
@@ -274,5 +275,13 @@ def track_edge(
         if residual <= tolerance or (
             len(path) > 5 and abs(previous - residual) <= 1e-3 * residual and residual < 1e-4
         ):
-            break
-    return Edge(pair[0], residual, float((pair[1] - pair[0]).norm()), residual <= 1e-4, torch.stack(path))
+            # with a tiny step any point nearly stands still
+            converged = _is_near_fixed(T, pair[0])
+            if converged:
+                break
+    return Edge(pair[0], residual, float((pair[1] - pair[0]).norm()), converged, torch.stack(path))
+
+
+def _is_near_fixed(T: GradientMap | Map, point: torch.Tensor) -> bool:
+    found = polished(T, point)
+    return found is not None and float((found - point).norm()) <= 1e-3 * max(1.0, float(point.norm()))
