@@ -68,7 +68,17 @@ def test_critical_proves_what_is_small(document_of, text_of):
     assert sorted(point["kind"] for point in every["points"]) == ["minimum", "minimum", "strict saddle"]
     found = document_of("critical", "saddle", "--search", "20")
     assert sum(point["starts"] for point in found["points"]) <= 20
-    assert "strict saddle" in text_of("critical", "saddle", "--box", "2")
+    words = text_of("critical", "saddle", "--box", "2")
+    assert "within 2: 2 minima, 1 strict saddle." in words and "0, -1" in words
+
+
+def test_critical_points_are_pictured_by_index(tmp_path, document_of):
+    for question in (("--box", "2"), ("--search", "20")):
+        found = document_of("critical", "saddle", *question, "--picture", str(tmp_path / "c.svg"))
+        assert {point["index"] for point in found["points"]} == {0, 1}
+        assert "directions that curve down" in (tmp_path / "c.svg").read_text()
+    none = document_of("critical", "saddle", "--box", "0.25", "--picture", str(tmp_path / "none.svg"))
+    assert none["summary"] == "All critical points with all coordinates within 0.25: 1 strict saddle."
 
 
 def test_basins_with_a_picture(tmp_path, document_of, text_of):
@@ -114,7 +124,11 @@ def test_a_recorded_step_is_looked_at(tmp_path, document_of, capsys):
         (("basins", "saddle", "--steps", "0"), "--steps at least 1, got 200, 2.0 and 0"),
         (("basins", "saddle", "--extent", "inf"), "finite and --steps"),
         (("basins", "quadratic", "--picture", "x.png"), "a picture of basins needs two parameters, quadratic has 4"),
-        (("critical", "saddle", "--search", "2", "--picture", "x.png"), "--picture shows one point"),
+        (("critical", "saddle", "--search", "2", "--box", "2"), "two questions: ask one at a time"),
+        (("critical", "saddle", "--search", "-2"), "--search must be at least 1"),
+        (("critical", "saddle", "--search", "2", "--spread", "nan"), "--spread must be > 0 and finite"),
+        (("critical", "saddle", "--box", "inf"), "--box must be > 0 and finite"),
+        (("critical", "digits-mlp", "--box", "1"), "for up to 30 parameters, got 4,810"),
         (("critical", "saddle", "--box", "-1"), "--box must be > 0"),
         (("spectrum", "saddle", "--step", "3"), "--step needs the folder of a recorded run"),
         (("spectrum", "sadle"), "Did you mean 'saddle'"),

@@ -33,8 +33,14 @@ def critical(
     from tameopt import curvature
     from tameopt.commands._points import as_predicted, point_of
 
-    if picture is not None and (box is not None or search):
-        raise ValueError("--picture shows one point: leave --search and --box out.")
+    if box is not None and search:
+        raise ValueError("--box and --search are two questions: ask one at a time.")
+    if search < 0:
+        raise ValueError(f"--search must be at least 1, got {search}: so many starts.")
+    if box is not None and not 0 < box < math.inf:
+        raise ValueError(f"--box must be > 0 and finite, got {box}.")
+    if not 0 < spread < math.inf:
+        raise ValueError(f"--spread must be > 0 and finite, got {spread}.")
     problem, theta, where = point_of(target, step, seed)
     generator = torch.Generator().manual_seed(seed)
     document: dict[str, Any] = {
@@ -45,46 +51,83 @@ def critical(
     }
     with progress(quiet) as show:
         if box is not None:
-            if not box > 0:
-                raise ValueError(f"--box must be > 0, got {box}.")
             every = curvature.critical_points_in_box(problem, [-box] * problem.dim, [box] * problem.dim, notify=show)
-            document["verdict"] = str(every.verdict)
-            document["summary"] = repr(every)
-            document["points"] = [
-                {"kind": kind, "index": index, "nullity": 0, "value": value, "theta": place, "starts": None}
-                for kind, index, value, place in zip(
-                    every.kinds, every.indices, every.values, every.points.tolist(), strict=True
-                )
-            ]
+            document.update(_all(every, box))
+            pictures = [every.picture()]
         elif search:
             found = curvature.find_critical_points(
                 problem, num_starts=search, spread=spread, generator=generator, notify=show
             )
-            document["summary"] = repr(found)
-            document["points"] = [
-                {
-                    "kind": point.kind,
-                    "index": point.index,
-                    "nullity": point.nullity,
-                    "value": point.value,
-                    "theta": point.theta.tolist() if problem.dim <= 100 else None,
-                    "starts": count,
-                }
-                for point, count in zip(found, found.counts, strict=True)
-            ]
+            document.update(_found(found))
+            pictures = [found.picture()]
         else:
             one = curvature.classify(
                 problem, theta, generator=generator, rigorous=problem.dim * problem.n <= 400, notify=show
             )
             document.update(_one(one))
-            if picture is not None:
-                write_pictures(_pictures(problem, one, generator), picture)
-                say(f"written: {picture}", quiet)
+            pictures = _pictures(problem, one, generator) if picture is not None else []
+    if picture is not None:
+        write_pictures(pictures, picture)
+        say(f"written: {picture}", quiet)
     if as_json:
         emit_json(document)
     else:
         _print(document)
     return None
+
+
+def _all(every: Any, box: float) -> dict[str, Any]:
+    from tameopt.curvature.index_picture import kinds_in_words
+
+    kinds = kinds_in_words(every.kinds)
+    if every.reason:
+        summary = f"Found with all coordinates within {box:g}: {kinds}. There may be more: {every.reason}."
+    elif every.kinds:
+        summary = f"All critical points with all coordinates within {box:g}: {kinds}."
+    else:
+        summary = f"No critical point has all coordinates within {box:g}."
+    certificate = every.certificate
+    return {
+        "verdict": str(every.verdict),
+        "summary": summary,
+        "points": [
+            {"kind": kind, "index": index, "nullity": proof.nullity, "value": value, "theta": place, "starts": None}
+            for kind, index, proof, value, place in zip(
+                every.kinds, every.indices, every.proofs, every.values, every.points.tolist(), strict=True
+            )
+        ],
+        "certificate": None if certificate is None else dict(certificate.data),
+        "checker": None if certificate is None else certificate.checker,
+    }
+
+
+def _found(found: Any) -> dict[str, Any]:
+    from tameopt.curvature.index_picture import kinds_in_words
+
+    critical, flat = sum(found.counts), int(found.gradient_flat.shape[0])
+    starts = critical + flat + found.unfinished
+    summary = (
+        f"Of {starts:,} start{'s' if starts > 1 else ''} {critical:,} ended at critical points, {flat:,} where the "
+        f"gradient is not 0 but flat, {found.unfinished:,} at neither. "
+        f"{kinds_in_words([point.kind for point in found]).capitalize()}, alike ones in one row; there may be others."
+    )
+    return {
+        "verdict": "MEASURED",
+        "summary": summary,
+        "points": [
+            {
+                "kind": point.kind,
+                "index": point.index,
+                "nullity": point.nullity,
+                "value": point.value,
+                "theta": point.theta.tolist() if point.theta.numel() <= 100 else None,
+                "starts": count,
+            }
+            for point, count in zip(found, found.counts, strict=True)
+        ],
+        "gradient_flat": flat,
+        "unfinished": found.unfinished,
+    }
 
 
 def _one(point: Any) -> dict[str, Any]:
@@ -135,13 +178,19 @@ def _print(document: dict[str, Any]) -> None:
         if math.isfinite(document["value"]):
             console.print(f"F = {document['value']:.6g}; directions that curve down: {count}.")
         return
-    console.print(document["summary"])
+    console.print(f"{document['summary']}   {document['verdict']}")
+    rows = document["points"]
+    if not rows:
+        return
+    titles = ["F", "Kind", "Index", "Nullity", *([] if rows[0]["starts"] is None else ["Starts"])]
+    where = document["d"] <= 3
     table = Table(box=None, header_style="bold")
-    for title in ("F", "Kind", "Index", "Nullity", "Starts"):
-        table.add_column(title, justify="left" if title == "Kind" else "right")
-    for row in document["points"]:
-        shown = ["" if row[name] is None else str(row[name]) for name in ("kind", "index", "nullity", "starts")]
-        table.add_row(f"{row['value']:.6g}", *shown)
+    for title in titles + ["At"] * where:
+        table.add_column(title, justify="left" if title in ("Kind", "At") else "right")
+    for row in rows:
+        shown = ["" if row[name.lower()] is None else str(row[name.lower()]) for name in titles[1:]]
+        place = [", ".join(f"{number:.6g}" for number in row["theta"])] if where else []
+        table.add_row(f"{row['value']:.6g}", *shown, *place)
     console.print(table)
 
 

@@ -152,8 +152,8 @@ def _with_kink(problem: Problem, point: Classification, gradient: torch.Tensor) 
     if jump == 0:
         return point
     kink = (
-        f"F has a kink at theta: along a random line its slope jumps by {jump:.2g}. Gradient and Hessian are those "
-        "of the piece that autodiff takes; tame.nonsmooth.clarke_distance looks at all."
+        f"F has a kink at theta: along a random line its slope jumps by {abs(jump):.2g}. Gradient and Hessian are "
+        "those of the piece that autodiff takes; tame.nonsmooth.clarke_distance looks at all pieces."
     )
     if point.kind == "not critical" and falls_along(problem, point.theta, gradient, point.value):
         return dataclasses.replace(point, reason=f"{point.reason} {kink} F falls along -g all the same.")

@@ -15,6 +15,8 @@ import torch
 from torch.func import grad_and_value, hessian, vmap
 
 from tameopt.curvature.classification import Classification, classify
+from tameopt.curvature.index_picture import index_picture, kinds_in_words
+from tameopt.picture import Picture
 from tameopt.problem import Problem
 
 _FAR = 1e3  # a start this many times as far out as it began is on its way to infinity; our choice
@@ -55,12 +57,17 @@ class FoundPoints:
             counted[-1 if point.index is None else point.index] += count
         return dict(sorted(counted.items()))
 
+    def picture(self) -> Picture:
+        """F against the index, a mark for each class."""
+        points = self.points
+        return index_picture([p.kind for p in points], [p.index for p in points], [p.value for p in points])
+
     def __repr__(self) -> str:
-        kinds = Counter(point.kind for point in self.points)
-        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
+        listed = kinds_in_words([point.kind for point in self.points])
         starts = sum(self.counts) + self.gradient_flat.shape[0] + self.unfinished
+        classes = "class" if len(self.points) == 1 else "classes"
         return (
-            f"FoundPoints({len(self.points)} classes: {listed}; {self.gradient_flat.shape[0]} gradient-flat, "
+            f"FoundPoints({len(self.points)} {classes}: {listed}; {self.gradient_flat.shape[0]} gradient-flat, "
             f"{self.unfinished} unfinished of {starts} starts)"
         )
 

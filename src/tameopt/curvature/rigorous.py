@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,10 @@ import torch
 
 from tameopt.curvature import point_checker
 from tameopt.curvature.boxes import box_of, sampled
+from tameopt.curvature.index_picture import index_picture, kinds_in_words
 from tameopt.curvature.tape import NotOnTapeError, Tape, proof_tape
 from tameopt.evidence import Certificate, Verdict
+from tameopt.picture import Picture
 from tameopt.problem import Problem
 
 _HERE = "tameopt.curvature.point_checker:"
@@ -239,9 +242,12 @@ class CriticalPoints:
     cells: int
     reason: str = ""
 
+    def picture(self) -> Picture:
+        """F against the index, a mark for each point."""
+        return index_picture(self.kinds, self.indices, self.values)
+
     def __repr__(self) -> str:
-        counts = {kind: self.kinds.count(kind) for kind in dict.fromkeys(sorted(self.kinds))}
-        listed = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
+        listed = kinds_in_words(self.kinds)
         return (
             f"CriticalPoints({len(self.kinds)}: {listed}; {self.verdict}{'; ' + self.reason if self.reason else ''})"
         )
@@ -264,14 +270,19 @@ def critical_points_in_box(
 ) -> CriticalPoints:
     """Every critical point of F in a box, with proof that there is no other: branch and bound with intervals.
 
-    lower, upper: d numbers each, lower < upper. max_cells: cells looked at before giving up; a degenerate critical
-    point in the box makes the search end there, since no cell around it can be decided.
+    lower, upper: d numbers each, lower < upper; d up to 30. max_cells: cells looked at before giving up; a degenerate
+    critical point in the box makes the search end there, since no cell around it can be decided.
 
     Raises ValueError on a bad box, NotOnTapeError when F cannot be replayed. Cost: two interval Hessians a cell;
     for functions of 2 variables some hundred cells, and exponentially more with d (3 or 4 at most).
     """
     exact = problem if problem.dtype == torch.float64 else problem.to(torch.float64)
     corner, width = box_of(exact.dim, lower, upper)
+    if exact.dim > MAX_DIM:
+        raise ValueError(
+            f"all critical points of a box are found for up to {MAX_DIM} parameters, got {exact.dim:,}: "
+            "find_critical_points searches without proof."
+        )
     low, high = corner.tolist(), [float(number) for number in upper]
     search = _Search(exact, proof_tape(exact, corner + 0.5 * width, *sampled(corner, width, 20)), max_cells, notify)
     tree = search.tree(low, high)
@@ -282,7 +293,7 @@ def critical_points_in_box(
     if tree is None:
         reason = (
             f"{min(search.cells, max_cells):,} cells were not enough: a degenerate critical point or a kink in the "
-            "box, a critical point on its border, or too large a box"
+            "box, a critical point on its border, a place where F has no value, or too large a box"
         )
     else:
         data = {
@@ -316,6 +327,7 @@ class _Search:
         self.max_cells = max_cells
         self.notify = notify
         self.cells = 0
+        self.next_note = time.monotonic() + 2
         self.found: list[torch.Tensor] = []
 
     def tree(self, low: list[float], high: list[float], depth: int = 0) -> Any | None:
@@ -323,7 +335,8 @@ class _Search:
         self.cells += 1
         if self.cells > self.max_cells or depth > _DEEPEST:
             return None
-        if self.cells % 500 == 0:
+        if time.monotonic() > self.next_note:
+            self.next_note = time.monotonic() + 2
             self.notify(f"{self.cells:,} cells, {len(self.found)} critical points")
         if point_checker.leaf_holds(self.tape, low, high, ["none"]):
             return ["none"]
