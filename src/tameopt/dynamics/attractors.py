@@ -12,21 +12,26 @@ _TRIAL_STEPS = 2_000  # our choice
 
 
 def attractors_among(
-    T: GradientMap | Map, step: Map, ends: torch.Tensor, generator: torch.Generator
+    T: GradientMap | Map, step: Map, still: torch.Tensor, moving: torch.Tensor, generator: torch.Generator
 ) -> list[Attractor]:
-    """The distinct attracting fixed points among points that stand still: (m, d), polished by Newton's method.
+    """The distinct attracting fixed points next to points that stand still: (m, d), by Newton's method.
 
-    step: T on a block. A ball has Jacobians of norm below 1 wherever they were sampled, no other of the ends that
-    stands still, and starts in it that were drawn went to its point.
+    step: T on a block. moving: (n, d) points on their way, of which those count that lie in the ball of the point
+    that Newton's method finds from them. A ball has Jacobians of norm below 1 wherever they were sampled, no other of the
+    points found, and starts in it that were drawn went to its point.
     """
     points: list[torch.Tensor] = []
     rates: list[float] = []
-    for end in ends:
+    least: list[float] = []
+    for number, end in enumerate(torch.cat([still, moving])):
         size = max(1.0, float(end.norm()))
         if any(float((end - known).norm()) <= 1e-5 * size for known in points):
             continue
         point = polished(T, end)
-        if point is None or float((point - end).norm()) > 1e-3 * size:
+        if point is None:
+            continue
+        distance = float((point - end).norm())
+        if number < len(still) and distance > 1e-3 * size:
             continue
         if any(float((point - known).norm()) <= 1e-6 * size for known in points):
             continue
@@ -34,27 +39,31 @@ def attractors_among(
         if rate < 1 - 1e-9:
             points.append(point)
             rates.append(rate)
+            least.append(0.0 if number < len(still) else distance)
     found = []
-    for point, rate in zip(points, rates, strict=True):
+    for point, rate, distance in zip(points, rates, least, strict=True):
         # a ball that T contracts holds one fixed point; the half leaves room for the saddle between two
         apart = [float((point - other).norm()) for other in points if other is not point]
         radius = _capture_radius(T, step, point, rate, 0.5 * min(apart, default=float("inf")), generator)
-        if radius > 0:
+        if radius > distance:
             found.append(Attractor(point, radius, rate))
     return found
 
 
 def polished(T: GradientMap | Map, point: torch.Tensor) -> torch.Tensor | None:
-    """A fixed point of T by Newton's method on T(x) - x, None when its Jacobian minus 1 is singular."""
+    """A fixed point of T by Newton's method on T(x) - x; None where it does not converge fast, as at that of x^4."""
     identity = torch.eye(point.numel(), dtype=point.dtype, device=point.device)
-    for _ in range(8):
+    for _ in range(12):
         try:
-            point = point - torch.linalg.solve(jacobian(T, point) - identity, T(point) - point)
+            move = torch.linalg.solve(jacobian(T, point) - identity, T(point) - point)
         except RuntimeError:
             return None
+        point = point - move
         if not bool(torch.isfinite(point).all()):
             return None
-    return point
+        if float(move.norm()) <= torch.finfo(point.dtype).eps ** 0.5 * max(1.0, float(point.norm())):
+            return point
+    return None
 
 
 def _capture_radius(

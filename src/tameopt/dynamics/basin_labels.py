@@ -15,6 +15,8 @@ from tameopt.dynamics.intervals import proportion_interval
 from tameopt.dynamics.iterate import Attractor, Map, batched, batched_jacobians, values_at
 from tameopt.picture import Image, Picture, Series
 
+_MOVING_SCOUTS = 20  # our choice
+
 _REST = {"none": NONE, "left": LEFT, "elsewhere": ELSEWHERE, "still moving": SLOW}
 
 
@@ -172,7 +174,10 @@ def basins(
             escape=escape,
             slopes=slopes,
         )
-        attractors = _ordered(attractors_among(T, step, ends[where == ELSEWHERE], generator))
+        still, moving = where == ELSEWHERE, (where == NONE) | (where == SLOW)
+        # Newton's method from all scouts takes d Hessian products each: for a handful of those on their way
+        candidates = ends[moving.to(ends.device)][:_MOVING_SCOUTS]
+        attractors = _ordered(attractors_among(T, step, ends[still.to(ends.device)], candidates, generator))
         notify(f"{len(attractors)} attractors found from {drawn.numel()} starts")
     labels = torch.full((starts.shape[0],), LEFT, dtype=torch.int16)
     where, ends = follow(
