@@ -187,6 +187,28 @@ def test_every_critical_point_of_himmelblau_with_proof():
     assert not shrunk.replay()
 
 
+def test_a_curved_valley_is_searched_in_its_own_directions():
+    rosenbrock = tame.problems.load("rosenbrock")
+    found = critical_points_in_box(rosenbrock, [0, 0], [1.6, 1.7], max_cells=2000)
+    assert found.verdict is Verdict.PROVED and found.kinds == ("minimum",)
+    assert found.certificate.replay()
+
+
+def test_no_matrix_proves_a_critical_point_away():
+    """A leaf without critical points may come with any matrix: none may hide the point at (1, 1)."""
+    tape = tape_of(tame.problems.load("rosenbrock"))
+    generator = torch.Generator().manual_seed(0)
+    for size in (0.0, 1e-9, 1.0, 1e9):
+        for _ in range(5):
+            Y = size * torch.randn(2, 2, generator=generator, dtype=F64)
+            leaf = ["none", [[float(number).hex() for number in row] for row in Y]]
+            assert not point_checker.leaf_holds(tape, [0.9, 1.0], [1.0, 1.1], leaf)
+            if size:
+                assert point_checker.leaf_holds(tape, [0.1, 1.0], [0.1001, 1.0001], leaf)
+    with pytest.raises(ValueError, match="preconditioner of a cell must be 2 x 2"):
+        point_checker.leaf_holds(tape, [0.9, 1.0], [1.0, 1.1], ["none", [["0x1p+0"]]])
+
+
 def test_a_critical_point_beside_a_face_is_counted_once():
     """A cell that ends one unit in the last place before the critical point must not claim it as its own.
 

@@ -35,10 +35,10 @@ def index_picture(kinds: Sequence[str], indices: Sequence[int | None], values: S
     hidden = sum(index is None for index in indices)
     return Picture(
         name="critical-points",
-        title="Critical points",
+        title=f"Critical points: {kinds_in_words(kinds)}",
         x_label="index: directions that curve down",
         y_label="F",
         series=tuple(series),
-        caption="Each mark is a critical point, or a class of alike ones."
+        caption=("Each mark is a critical point, or a class of alike ones." if kinds else "None was found.")
         + (f" {hidden} of unknown index are not shown." if hidden else ""),
     )

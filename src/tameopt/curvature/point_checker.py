@@ -149,7 +149,8 @@ def check_box(data: Mapping[str, Any]) -> bool:
 
     data: tape, lower, upper (hex floats), tree, count. A tree is a leaf or ["split", coordinate, place, below,
     above], so that the leaves cover the box by construction. Leaves: ["none"]: 0 is outside an enclosure of a
-    component of the gradient over the cell (by the mean value form or directly). ["one", center, radius, Y]: the
+    component of the gradient over the cell (by the mean value form or directly); ["none", Y]: of a component of
+    Y times the gradient, for any matrix Y (by the mean value form). ["one", center, radius, Y]: the
     ball of that radius (sup norm) holds the cell and exactly one critical point, which lies inside the cell.
     """
     flint = require("flint", "replaying a proof about all critical points")
@@ -203,7 +204,8 @@ def _count_leaves(flint: Any, tape: list[Any], lower: list[float], upper: list[f
     jets = Jets(lambda text: flint.arb(float.fromhex(text)), arb_unary)
     zero = flint.arb(0)
     if kind == "none":
-        if _without_zero(flint, jets, tape, cell):
+        Y = _matrix(tree[1]) if len(tree) > 1 else None
+        if _without_zero(flint, jets, tape, cell, Y):
             return 0
         raise Undecided
     if kind != "one":
@@ -232,17 +234,24 @@ def _count_leaves(flint: Any, tape: list[Any], lower: list[float], upper: list[f
     return 1
 
 
-def _without_zero(flint: Any, jets: Jets, tape: list[Any], cell: list[Any]) -> bool:
+def _without_zero(flint: Any, jets: Jets, tape: list[Any], cell: list[Any], Y: list[list[Any]] | None) -> bool:
+    """Whether no x in the cell has Y g(x) = 0, hence none g(x) = 0. Y: None for the identity."""
+    dim = len(cell)
     _, gradient, hessian = jets.run(tape, cell)
     zero = flint.arb(0)
-    if any(bool(number > 0) or bool(number < 0) for number in gradient.values()):
+    if Y is None and any(bool(number > 0) or bool(number < 0) for number in gradient.values()):
         return True
+    if Y is not None and (len(Y) != dim or any(len(row) != dim for row in Y)):
+        raise ValueError(f"the preconditioner of a cell must be {dim} x {dim}.")
     middle = [flint.arb(number.mid()) for number in cell]
     at_middle = jets.run(tape, middle)[1]
-    H = _full(hessian, len(cell), zero)
-    for i in range(len(cell)):
-        spread = sum((H[i][j] * (cell[j] - middle[j]) for j in range(len(cell))), zero)
-        number = at_middle.get(i, zero) + spread
+    start = [at_middle.get(i, zero) for i in range(dim)]
+    H = _full(hessian, dim, zero)
+    if Y is not None:
+        start, H = [sum((a * b for a, b in zip(row, start, strict=True)), zero) for row in Y], _times(Y, H)
+    for i in range(dim):
+        spread = sum((H[i][j] * (cell[j] - middle[j]) for j in range(dim)), zero)
+        number = start[i] + spread
         if bool(number > 0) or bool(number < 0):
             return True
     return False

@@ -340,7 +340,7 @@ class _Search:
             self.notify(f"{self.cells:,} cells, {len(self.found)} critical points")
         if point_checker.leaf_holds(self.tape, low, high, ["none"]):
             return ["none"]
-        leaf = self._one(low, high)
+        leaf = self._one(low, high) or self._none(low, high)
         if leaf is not None:
             return leaf
         widths = [b - a for a, b in zip(low, high, strict=True)]
@@ -354,6 +354,17 @@ class _Search:
         left = self.tree(low, below, depth + 1)
         right = self.tree(above, high, depth + 1) if left is not None else None
         return None if right is None else ["split", coordinate, place.hex(), left, right]
+
+    def _none(self, low: list[float], high: list[float]) -> Any | None:
+        """No critical point, by a component of H^-1 g: along a valley no component of g itself tells."""
+        derivatives = point_checker.derivatives_at(self.tape, [(a + b) / 2 for a, b in zip(low, high, strict=True)])
+        if derivatives is None:
+            return None
+        inverse, info = torch.linalg.inv_ex(torch.tensor(derivatives[1], dtype=torch.float64))
+        if int(info) != 0 or not bool(torch.isfinite(inverse).all()):
+            return None
+        leaf = ["none", _hex(inverse)]
+        return leaf if point_checker.leaf_holds(self.tape, low, high, leaf) else None
 
     def _newton(self, low: list[float], high: list[float]) -> tuple[torch.Tensor, torch.Tensor] | None:
         """A root of the gradient inside the cell and the inverse Hessian there, by Newton's method on the tape."""
