@@ -17,8 +17,8 @@ def attractors_among(
     """The distinct attracting fixed points next to points that stand still: (m, d), by Newton's method.
 
     step: T on a block. moving: (n, d) points on their way, of which those count that lie in the ball of the point
-    that Newton's method finds from them. A ball has Jacobians of norm below 1 wherever they were sampled, no other of the
-    points found, and starts in it that were drawn went to its point.
+    that Newton's method finds from them. A ball has Jacobians of norm below 1 wherever they were sampled, no other of
+    the points found, and starts in it that were drawn went to its point.
     """
     points: list[torch.Tensor] = []
     rates: list[float] = []

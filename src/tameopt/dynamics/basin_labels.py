@@ -170,7 +170,7 @@ def basins(
             starts[inside][drawn],
             (),
             num_steps=num_steps,
-            tolerance=max(tolerance, 1e-8),
+            tolerance=tolerance,
             escape=escape,
             slopes=slopes,
         )
