@@ -112,6 +112,13 @@ def test_a_recorded_step_is_looked_at(tmp_path, document_of, capsys):
         run.save_vectors(7, {"theta": torch.zeros(2, dtype=torch.float64)})
     at = document_of("critical", str(tmp_path / "run"), "--step", "7")
     assert at["point"] == "step 7" and at["kind"] == "strict saddle" and at["verdict"] == "PROVED"
+    # the starts lie around the recorded step, where the problem's own parameters lead elsewhere
+    near = document_of("critical", str(tmp_path / "run"), "--search", "5", "--spread", "0.01")
+    assert [point["kind"] for point in near["points"]] == ["strict saddle"]
+    with Run.create(tmp_path / "other", {"target": "saddle", "d": 2}) as run:
+        run.save_vectors(7, {"theta": torch.tensor([0.0, -1.0], dtype=torch.float64)})
+    other = document_of("critical", str(tmp_path / "other"), "--search", "5", "--spread", "0.01")
+    assert [point["kind"] for point in other["points"]] == ["minimum"]
     assert main(["critical", str(tmp_path / "run"), "--step", "9", "-q"]) == 2
     assert "the nearest is --step 7" in " ".join(capsys.readouterr().err.split())
 

@@ -55,9 +55,8 @@ def critical(
             document.update(_all(every, box))
             pictures = [every.picture()]
         elif search:
-            found = curvature.find_critical_points(
-                problem, num_starts=search, spread=spread, generator=generator, notify=show
-            )
+            drawn = torch.randn(search, problem.dim, generator=generator, dtype=torch.float64)
+            found = curvature.find_critical_points(problem, theta + spread * drawn.to(theta), notify=show)
             document.update(_found(found))
             pictures = [found.picture()]
         else:
