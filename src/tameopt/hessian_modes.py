@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +22,26 @@ MODES = (FORWARD, REVERSE)
 
 # Our choice: two ways whose products lie within 1000 ulp of the largest entry agree; on networks it is some 3 ulp.
 _AGREEMENT = 1e3
+_APART = 0.2  # our choice: of its norm; kinks within a step of 1e-5 make a few percent
+_LEFT = "its product is far from differences of gradients: a backward pass leaves the graph (a custom Function?)"
 _WIDE = 8  # columns from which a block counts as wide; our choice
 _GRAPH_BYTES = 2 << 30  # our choice: past the first batch, graphs of gradients are kept up to 2 GiB
 
 
-def exact_attention() -> AbstractContextManager[None]:
-    """Attention on the math backend within this context: the only one with second derivatives."""
-    return sdpa_kernel(SDPBackend.MATH)
+@contextmanager
+def exact_attention() -> Iterator[None]:
+    """Attention on the math backend within this context: the only one with second derivatives.
+
+    The fused layer that torch.nn.TransformerEncoderLayer takes in eval mode is off as well: it has no forward
+    derivative.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,20 @@ class HessianMode:
         return HessianMode(mode, mode)
 
 
+class NoDerivativeError(RuntimeError, ValueError):
+    """The loss does not depend on theta as far as autograd sees: an error of torch and of the input."""
+
+
+def require_graph(value: torch.Tensor) -> torch.Tensor:
+    """The loss as it is. Raises NoDerivativeError when it does not depend on theta by such operations."""
+    if not value.requires_grad:
+        raise NoDerivativeError(
+            "the loss must depend on the parameters by operations that have derivatives, it does not: a comparison, "
+            "argmax, detach() or no_grad() lies between, or the parameters are not used."
+        )
+    return value
+
+
 class GradientGraph:
     """The gradient of the sum over a batch with its graph: each column of a product is one more backward pass.
 
@@ -64,14 +91,30 @@ class GradientGraph:
         self._shapes = shapes_of(parameters)
         self.samples = size_of(batch) if batch else 1
         with torch.enable_grad(), exact_attention():
+            value = require_graph(batch_sum(self._leaves, batch))
             self._parts = torch.autograd.grad(
-                batch_sum(self._leaves, batch), list(self._leaves.values()), create_graph=True, materialize_grads=True
+                value, list(self._leaves.values()), create_graph=True, materialize_grads=True
             )
 
     @property
     def moving(self) -> list[int]:
         """The parameters whose gradient depends on theta."""
         return [j for j, part in enumerate(self._parts) if part.requires_grad]
+
+    @property
+    def severed(self) -> bool:
+        """Whether an operator on the way is marked as differentiable once: its part of a product would be 0."""
+        seen: set[object] = set()
+        waiting = [part.grad_fn for part in self._parts]
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            if type(node).__name__ == "Error":  # what torch puts there, to raise only when a backward pass comes by
+                return True
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+        return False
 
     @property
     def still(self) -> torch.Tensor:
@@ -201,7 +244,8 @@ def _differences(batch_sum: BatchSum, parameters: Parameters, batch: Batch, bloc
     def gradient(at: torch.Tensor) -> torch.Tensor:
         leaves = {key: view.detach().requires_grad_() for key, view in split(at, shapes).items()}
         with torch.enable_grad():
-            parts = torch.autograd.grad(batch_sum(leaves, batch), list(leaves.values()), materialize_grads=True)
+            value = require_graph(batch_sum(leaves, batch))
+            parts = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
         return torch.cat([part.reshape(-1) for part in parts])
 
     theta = torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])
@@ -233,7 +277,7 @@ def faster_mode(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> He
     d = sum(parameter.numel() for parameter in parameters.values())
 
     def seconds(run: Callable[[torch.Tensor], torch.Tensor], width: int) -> tuple[float, torch.Tensor]:
-        block = torch.ones(d, width, dtype=first.dtype, device=first.device)
+        block = direction.expand(d, width).contiguous()
         for _ in range(2):
             start = time.perf_counter()
             images = run(block)
@@ -243,6 +287,10 @@ def faster_mode(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> He
             if spent > 0.1:
                 break
         return spent / width, images[:, 0]
+
+    # a random direction: some that come to mind, such as ones, lie in the kernel of a softmax's Hessian
+    drawn = torch.randn(d, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    direction = drawn.to(first.device, first.dtype)
 
     def forward(block: torch.Tensor) -> torch.Tensor:
         return hessian_product(batch_sum, parameters, batch, block, FORWARD)
@@ -254,14 +302,18 @@ def faster_mode(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> He
     try:
         graph, bytes_held = _measured_graph(batch_sum, parameters, batch)
         # a function marked once_differentiable gives a gradient without a graph: not linear, though it looks so
-        one, still = torch.ones(d, 1, dtype=first.dtype, device=first.device), graph.still
-        if bool(still.any()) and bool(_differences(batch_sum, parameters, batch, one)[still].any()):
+        still = graph.still
+        if bool(still.any()) and bool(_differences(batch_sum, parameters, batch, direction)[still].any()):
             raise RuntimeError("the gradient varies, but has no graph")
+        if graph.severed:
+            raise RuntimeError("an operator on the way is marked as differentiable once")
         narrow[REVERSE], exact = seconds(graph.product, 1)
         if narrow[REVERSE] < 0.02:
             wide[REVERSE] = seconds(graph.product, _WIDE)[0]
         samples = graph.samples
         del graph
+    except NoDerivativeError:
+        raise
     except (RuntimeError, NotImplementedError) as error:  # an operator without that derivative; told in the reason
         failures.append(f"{REVERSE}: {str(error).splitlines()[0]}")
         samples = 1
@@ -269,25 +321,47 @@ def faster_mode(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> He
         narrow[FORWARD], image = seconds(forward, 1)
         if exact is not None and not _agree(image, exact):
             raise RuntimeError("its product is not that of reverse mode up to rounding")
+        if exact is None and not _near(image, batch_sum, parameters, batch, direction):
+            raise RuntimeError(_LEFT)
         if narrow[FORWARD] < 0.02:
-            wide[FORWARD] = seconds(forward, _WIDE)[0]
+            wide[FORWARD], image = seconds(forward, _WIDE)
+            if exact is not None and not _agree(image, exact):
+                raise RuntimeError("its product of a block is not that of reverse mode up to rounding")
     except (RuntimeError, NotImplementedError) as error:
         narrow.pop(FORWARD, None)
+        wide.pop(FORWARD, None)
         failures.append(f"{FORWARD}: {str(error).splitlines()[0]}")
+    # a backward pass of a person's own may leave the graph half way, and no error says so
+    only = exact is not None and list(narrow) == [REVERSE]
+    if only and exact is not None and not _near(exact, batch_sum, parameters, batch, direction):
+        failures.append(f"{REVERSE}: {_LEFT}")
+        narrow.clear()
     if not narrow:
-        return _only_differences(
-            batch_sum, parameters, batch, torch.ones(d, 1, dtype=first.dtype, device=first.device), failures
-        )
+        return _only_differences(batch_sum, parameters, batch, direction, failures)
     best = min(narrow, key=lambda mode: narrow[mode])
     # where a column takes longer than 20 ms, the arithmetic decides and blocks change little
     best_wide = min(wide, key=lambda mode: wide[mode]) if wide.keys() == narrow.keys() else best
     return HessianMode(best, best_wide, bytes_held // samples, tuple(narrow.items()))
 
 
+def _near(
+    product: torch.Tensor, batch_sum: BatchSum, parameters: Parameters, batch: Batch, direction: torch.Tensor
+) -> bool:
+    """Whether a product is roughly the difference of gradients; True where kinks and rounding leave that open."""
+    if product.dtype is not torch.float64 or not bool(torch.isfinite(product).all()):
+        return True
+    difference = _differences(batch_sum, parameters, batch, direction)[:, 0]
+    if not bool(torch.isfinite(difference).all()):
+        return True
+    return float((product - difference).norm()) <= _APART * float(difference.norm()) + 1e-6
+
+
 def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two products of the same block are the same up to rounding; NaN in both places is the same."""
+    """Whether two products of the same block are the same up to rounding; where they are not finite nobody knows."""
+    if not bool(torch.isfinite(other).all()):
+        return False
     limit = _AGREEMENT * torch.finfo(other.dtype).eps * other.nan_to_num().abs().max()
-    return bool(torch.equal(one.isnan(), other.isnan()) and ((one - other).nan_to_num().abs() <= limit).all())
+    return bool(((one - other).abs() <= limit).all())
 
 
 def _measured_graph(batch_sum: BatchSum, parameters: Parameters, batch: Batch) -> tuple[GradientGraph, int]:

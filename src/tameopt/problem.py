@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from tameopt.batches import Batch, Batches, batches_of, require_input_and_target, rows, size_of
 from tameopt.evidence import Finding
-from tameopt.hessian_modes import HessianMode, HessianProducts, exact_attention, faster_mode
+from tameopt.hessian_modes import HessianMode, HessianProducts, exact_attention, faster_mode, require_graph
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.loss_module import BatchLoss, Function, Loss, structure_copy, trainable, unwrapped
 from tameopt.parameter_vector import flattened, shapes_of, split
@@ -202,6 +202,9 @@ class Problem:
         return theta.to(self.device, self.dtype)
 
     def _require_shape(self, theta: torch.Tensor) -> None:
+        if not isinstance(theta, torch.Tensor) or theta.is_complex():
+            came = theta.dtype if isinstance(theta, torch.Tensor) else type(theta).__name__
+            raise TypeError(f"theta must be a real tensor of shape ({self.dim},), got {came}.")
         if theta.shape != (self.dim,):
             raise ValueError(f"theta must have shape ({self.dim},), got {tuple(theta.shape)}.")
 
@@ -302,7 +305,7 @@ class Problem:
     def _batch_gradient(self, theta: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         leaves = {key: view.detach().requires_grad_() for key, view in self.unflatten(theta).items()}
         with torch.enable_grad():
-            value = self._batch_sum(leaves, batch)
+            value = require_graph(self._batch_sum(leaves, batch))
             parts = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
         return value.detach(), torch.cat([part.reshape(-1) for part in parts])
 
@@ -388,8 +391,11 @@ class Problem:
     def hessian_mode(self, theta: torch.Tensor | None = None) -> HessianMode:
         """How Hessian products are computed here; timed on the first batch when first asked."""
         if self._hessian_mode is None:
-            parameters = self.unflatten(self.at(theta))
-            self._hessian_mode = faster_mode(self._batch_sum, parameters, next(iter(self.batches)))
+            at = self.at(theta)
+            mode = faster_mode(self._batch_sum, self.unflatten(at), next(iter(self.batches)))
+            if not bool(torch.isfinite(at).all()):
+                return mode  # nothing can be checked there
+            self._hessian_mode = mode
         return self._hessian_mode
 
     def _hessian_products(self, at: torch.Tensor, keep: bool) -> HessianProducts:

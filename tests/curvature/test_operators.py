@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import tameopt as tame
+from tameopt.probe import NotDeterministicError
 from tameopt.problem import Problem
 
 F64 = torch.float64
@@ -136,3 +137,159 @@ def test_one_parameter_without_a_second_derivative_is_not_taken_for_linear() -> 
     problem = Problem(HalfOnceDifferentiable(), lambda output, target: output.mean(), (x, x))
     expected = torch.diag(torch.tensor([6.0, -12.0, 2.0], dtype=torch.float64))
     assert torch.allclose(problem.hessian().dense(), expected, atol=1e-8)
+
+
+class Tanh(torch.autograd.Function):
+    """tanh by a person's own hand, differentiable once."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return g * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+class LeavesTheGraph(torch.autograd.Function):
+    """The same; its derivative is computed outside of the graph, and nothing says so."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.slope = 1 - x.detach().tanh() ** 2
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.slope
+
+
+class With(nn.Module):
+    def __init__(self, act):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.act = nn.Linear(4, 3).double(), nn.Linear(3, 1).double(), act
+
+    def forward(self, x):
+        return self.second(self.act(self.first(x)))
+
+
+def small(act=torch.tanh, **settings):
+    x = torch.randn(11, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return Problem(With(act), nn.functional.mse_loss, (x, x[:, :1].sin()), batch_size=4, **settings)
+
+
+@pytest.mark.parametrize(
+    "function, why", [(Tanh, "differentiable once"), (LeavesTheGraph, "far from differences of gradients")]
+)
+def test_a_derivative_that_is_lost_within_the_network_is_noticed(function, why) -> None:
+    """The product would be that of the Gauss-Newton matrix, or 0, without any error of torch's."""
+    problem, exact = small(function.apply), small()
+    found = problem.hessian().dense()
+    assert torch.allclose(found, exact.hessian().dense(), atol=1e-7)
+    assert why in problem.hessian_mode().reason
+
+
+def test_gauss_newton_of_a_squared_loss() -> None:
+    problem = small()
+    at = problem.theta
+    everything = problem.batches.whole
+    rows = torch.func.jacrev(lambda theta: problem.batch_output(problem.unflatten(theta), everything, True))(at)
+    rows = rows.reshape(problem.n, -1)
+    assert torch.allclose(tame.curvature.gauss_newton(problem).dense(), 2 * rows.T @ rows / problem.n, atol=1e-12)
+    nothing = small(lambda x: 0 * x)
+    nothing.model.second.weight.data.zero_()
+    assert torch.equal(tame.curvature.gauss_newton(nothing).dense()[:-1, :-1], torch.zeros(18, 18).double())
+
+
+def test_a_transformer_layer_in_eval_mode() -> None:
+    """In eval mode torch takes a fused kernel for it, which has no forward derivative."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.1, batch_first=True)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 2)).double()
+    x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    data = (x, torch.tensor([0, 1, 1, 0, 1]))
+    problem = Problem(model, nn.functional.cross_entropy, data, batch_size=2, mode="eval")
+    v = torch.randn(problem.dim, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    h, at = 1e-5, problem.theta
+    difference = (problem.gradient(at + h * v) - problem.gradient(at - h * v)) / (2 * h)
+    assert torch.allclose(problem.hessian() @ v, difference, atol=1e-6)
+    assert float(v @ (tame.curvature.gauss_newton(problem) @ v)) >= 0
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_what_an_operator_does_not_take_is_told_at_once() -> None:
+    problem = small()
+    A = problem.hessian()
+    whole = A.dense()
+    chosen = torch.tensor([3, 0, 7])
+    mask = torch.zeros(problem.dim, dtype=torch.bool)
+    mask[chosen] = True
+    assert torch.equal(A.restrict(chosen).dense(), whole[chosen][:, chosen])
+    assert torch.equal(A.restrict(mask).dense(), whole[mask][:, mask])
+    for wrong in ([0, problem.dim], [-1], [1, 1]):
+        with pytest.raises(ValueError, match="must be different coordinates in"):
+            A.restrict(torch.tensor(wrong))
+    for wrong in (torch.tensor([]), torch.tensor([1.0]), torch.tensor([True, False])):
+        with pytest.raises(ValueError, match="indices must be a non-empty vector of whole numbers"):
+            A.restrict(wrong)
+    with pytest.raises(TypeError, match=r"takes another one in \+ and -, got int: A \+ sigma I is A.shift"):
+        A + 1
+    with pytest.raises(TypeError, match="factor of an operator must be a real number, got SymmetricOperator"):
+        A * A
+    with pytest.raises(TypeError, match="takes tensors, got list"):
+        A @ [1.0]
+    with pytest.raises(TypeError, match="theta must be a real tensor"):
+        problem.hessian(torch.zeros(problem.dim, dtype=torch.complex128))
+    for call in (tame.curvature.spectrum, tame.curvature.trace, tame.curvature.gauss_newton):
+        with pytest.raises(TypeError, match=r"Problem.* required, got Linear"):
+            call(nn.Linear(2, 1))
+
+
+def test_a_loss_that_is_cut_from_its_parameters_is_told() -> None:
+    x = torch.ones(3, 2)
+    problem = Problem(nn.Linear(2, 1), lambda output, target: (output > target).float().mean(), (x, x[:, :1]))
+    for call in (problem.gradient, lambda: tame.curvature.spectrum(problem)):
+        with pytest.raises(ValueError, match="must depend on the parameters by operations that have derivatives"):
+            call()
+
+
+def test_randomness_that_the_probe_did_not_meet_is_refused() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            output = super().forward(x)
+            return torch.where(x[:, :1] > 1.5, output + torch.randn_like(output), output)
+
+    x = torch.cat([torch.zeros(40, 2), 2 * torch.ones(8, 2)])
+    problem = Problem(Noisy(2, 1), nn.functional.mse_loss, (x, x[:, :1]))
+    with pytest.raises(NotDeterministicError, match="two passes over all data gave"):
+        tame.curvature.spectrum(problem)
+
+
+def test_where_it_is_not_finite_is_said() -> None:
+    x = torch.tensor([[1.0], [2.0], [-1.0], [3.0]], dtype=torch.float64)
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.ones_(model.weight)
+    for reduction, name in (("none", "sample 2"), ("mean", "batch 1")):
+        problem = Problem(
+            model,
+            lambda output, target, r=reduction: output.sqrt()[:, 0] if r == "none" else output.sqrt().mean(),
+            (x, x),
+            batch_size=2,
+            reduction=reduction,
+        )
+        assert f"the loss of {name} is nan at theta" in tame.curvature.spectrum(problem).failure
+        assert f"the loss of {name} is nan" in tame.curvature.density(problem).failure
+        assert torch.isnan(tame.curvature.diagonal(problem).standard_errors).all()
+        with pytest.raises(ValueError, match=f"log det is not known: .*the loss of {name}"):
+            tame.curvature.log_determinant(problem, shift=1.0)
+        with pytest.raises(ValueError, match="no density is known"):
+            tame.curvature.density(problem).on_grid()
+    fine = small()
+    finite_products = Problem(model, lambda output, target: output.log().mean(), (x, x))
+    found = tame.curvature.spectrum(finite_products)
+    assert found.lambda_max < 0 and "the loss of batch 0 is nan" in found.failure
+    found = tame.curvature.spectrum(fine, torch.full((fine.dim,), torch.nan))
+    assert "theta is not finite in 19 of 19 coordinates" in found.failure

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from tameopt.curvature.finite import not_finite, operator_of
 from tameopt.curvature.lanczos import RitzPairs, Which, ritz_pairs
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.problem import Problem
@@ -120,9 +121,9 @@ def spectrum(
     >>> [round(value, 6) for value in spectrum(problem).eigenvalues.tolist()]
     [-0.162278, 6.162278]
     """
-    operator = problem if isinstance(problem, SymmetricOperator) else problem.hessian(theta)
+    operator = operator_of(problem, theta)
     if operator.dim <= dense_below:
-        return _dense(operator)
+        return _diagnosed(_dense(operator), problem, theta)
     pairs = ritz_pairs(
         operator,
         k,
@@ -135,7 +136,18 @@ def spectrum(
         generator=generator,
         notify=notify,
     )
-    return _from_pairs(operator, pairs)
+    return _diagnosed(_from_pairs(operator, pairs), problem, theta)
+
+
+def _diagnosed(found: Spectrum, problem: Problem | SymmetricOperator, theta: torch.Tensor | None) -> Spectrum:
+    """The same, with what is not finite named."""
+    if isinstance(problem, SymmetricOperator):
+        return found
+    # products may be finite where F is not: the logarithm of a negative number has a second derivative for autograd
+    if not found.failure and bool(torch.isfinite(problem.value(theta))):
+        return found
+    where = not_finite(problem, theta)
+    return replace(found, failure="; ".join(part for part in (found.failure, where) if part))
 
 
 def _from_pairs(operator: SymmetricOperator, pairs: RitzPairs) -> Spectrum:

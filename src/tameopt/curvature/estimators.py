@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tameopt.curvature.finite import not_finite, operator_of
 from tameopt.curvature.quadrature import Estimate, density
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.problem import Problem
@@ -19,10 +20,6 @@ class DiagonalEstimate:
     values: torch.Tensor
     standard_errors: torch.Tensor
     sample_size: int
-
-
-def _operator(problem: Problem | SymmetricOperator, theta: torch.Tensor | None) -> SymmetricOperator:
-    return problem if isinstance(problem, SymmetricOperator) else problem.hessian(theta)
 
 
 def _signs(operator: SymmetricOperator, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -47,7 +44,7 @@ def trace(
     >>> trace(A).value
     8.0
     """
-    operator = _operator(problem, theta)
+    operator = operator_of(problem, theta)
     if products < 6:
         raise ValueError(f"products must be at least 6, two for each third, got {products}.")
     generator = generator or torch.Generator().manual_seed(0)
@@ -76,13 +73,13 @@ def diagonal(
     The variance of entry j is the sum of the squares of the rest of its row. Exact, by d products, when d <=
     num_vectors. num_vectors: at least 2.
     """
-    operator = _operator(problem, theta)
+    operator = operator_of(problem, theta)
     if num_vectors < 2:
         raise ValueError(f"num_vectors must be at least 2, got {num_vectors}: one vector has no error.")
     generator = generator or torch.Generator().manual_seed(0)
     if operator.dim <= num_vectors:
         exact = operator.product(torch.eye(operator.dim).to(operator.device, operator.dtype)).diagonal().clone()
-        return DiagonalEstimate(exact, torch.zeros_like(exact), operator.dim)
+        return DiagonalEstimate(exact, torch.where(exact.isfinite(), 0.0, torch.nan).to(exact.dtype), operator.dim)
     probes = _signs(operator, num_vectors, generator)
     samples = probes * operator.product(probes)
     return DiagonalEstimate(samples.mean(dim=1), samples.std(dim=1) / math.sqrt(num_vectors), num_vectors)
@@ -108,10 +105,13 @@ def log_determinant(
     >>> abs(log_determinant(A).value - 3 * math.log(2)) < 1e-9
     True
     """
-    operator = _operator(problem, theta).shift(shift)
+    operator = operator_of(problem, theta).shift(shift)
     found = density(operator, num_vectors=num_vectors, steps=steps, generator=generator)
     used = found.weights > 1e-12
     lowest = float(found.nodes[used].min()) if bool(used.any()) else math.nan
+    if math.isnan(lowest):
+        where = not_finite(problem, theta) if isinstance(problem, Problem) else ""
+        raise ValueError(f"log det is not known: {found.failure}{f'; {where}' if where else ''}.")
     if not lowest > 0:
         raise ValueError(
             f"log det needs a positive definite operator, but {operator.name} has an eigenvalue of at most about "

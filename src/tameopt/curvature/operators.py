@@ -43,6 +43,11 @@ def coordinates(problem: Problem, names: str | Iterable[str]) -> torch.Tensor:
     return torch.cat(found).to(problem.device)
 
 
+def _require_problem(problem: Problem) -> None:
+    if not isinstance(problem, Problem):
+        raise TypeError(f"a tameopt.Problem is required, got {type(problem).__name__}: wrap a model as one.")
+
+
 def gauss_newton(problem: Problem, theta: torch.Tensor | None = None) -> SymmetricOperator:
     """G = 1/n sum_i J_i^T (grad^2 loss) J_i, J_i the Jacobian of the outputs for sample i: (d, d), as an operator.
 
@@ -51,6 +56,7 @@ def gauss_newton(problem: Problem, theta: torch.Tensor | None = None) -> Symmetr
 
     Raises ValueError when the problem has no outputs and loss apart (a plain function, or `forward`).
     """
+    _require_problem(problem)
     problem.require_outputs()
     at = problem.at(theta).clone()
     parameters = problem.unflatten(at)
@@ -70,7 +76,8 @@ def gauss_newton(problem: Problem, theta: torch.Tensor | None = None) -> Symmetr
 
         def product(vector: torch.Tensor) -> torch.Tensor:
             moved = jvp(outputs, (parameters,), (problem.unflatten(vector),))[1]
-            curved = jvp(grad(loss_sum), (output,), (moved,))[1]
+            # reverse over reverse: torch has no forward derivative of the gradient of mse_loss
+            (curved,) = vjp(grad(loss_sum), output)[1](moved)
             (back,) = pull(curved)
             return torch.cat([back[key].reshape(-1) for key in problem.shapes])
 
@@ -97,6 +104,7 @@ def gradient_covariance(
 
     Raises ValueError for a plain function. Cost: n sample gradients once, or at each product.
     """
+    _require_problem(problem)
     if problem.is_function:
         raise ValueError("a plain function has no samples: build a Problem from a model, a loss and data.")
     at = problem.at(theta).clone()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tameopt.curvature.finite import not_finite, operator_of
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.problem import Problem
 
@@ -76,6 +77,10 @@ class SpectralDensity:
         spikes of area 1/d, which a linear plot hides: draw it on a logarithmic axis.
         """
         low, high = float(self.nodes.min()), float(self.nodes.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"no density is known: {self.failure or 'the nodes are not finite'}.")
+        if points < 2:
+            raise ValueError(f"points must be at least 2, got {points}.")
         sigma = width if width is not None else 0.01 * max(high - low, 1e-12 * max(abs(low), abs(high), 1.0))
         if not sigma > 0:
             raise ValueError(f"width must be > 0, got {sigma}.")
@@ -117,7 +122,7 @@ def density(
     >>> abs(density(A, steps=20).mean_of(lambda x: x).value - 0.5) < 0.1
     True
     """
-    operator = problem if isinstance(problem, SymmetricOperator) else problem.hessian(theta)
+    operator = operator_of(problem, theta)
     if num_vectors < 1 or steps < 1:
         raise ValueError(f"num_vectors and steps must be at least 1, got {num_vectors} and {steps}.")
     generator = generator or torch.Generator().manual_seed(0)
@@ -133,6 +138,8 @@ def density(
         products += count * done
         if done < steps:
             failure = f"a product of {operator.name} is not finite at step {done}"
+            if isinstance(problem, Problem) and (where := not_finite(problem, theta)):
+                failure += f"; {where}"
             break
         for alpha, beta in zip(diagonals, couplings, strict=True):
             values, vectors = torch.linalg.eigh(torch.diag(alpha) + torch.diag(beta, 1) + torch.diag(beta, -1))
