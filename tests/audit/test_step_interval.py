@@ -216,3 +216,13 @@ def test_the_limit_of_adam_comes_with_its_second_moments() -> None:
     assert found.whole.limit[0] == pytest.approx(2.0, rel=1e-6)
     assert "of P^-1 H, P frozen" in found.sentences()[0]
     assert stability_limit("RMSprop").preconditioner in step_interval(problem, optimizer="RMSprop").sentences()[0]
+
+
+def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tameopt.audit.step_interval.best_step", stop)
+    found = step_interval(_regression(), batch_size=2)
+    assert found.interrupted and found.best is None and found.whole.lambda_max > 0
+    assert found.sentences()[-1] == "Interrupted: this is what had been measured by then."

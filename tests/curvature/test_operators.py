@@ -293,3 +293,22 @@ def test_where_it_is_not_finite_is_said() -> None:
     assert found.lambda_max < 0 and "the loss of batch 0 is nan" in found.failure
     found = tame.curvature.spectrum(fine, torch.full((fine.dim,), torch.nan))
     assert "theta is not finite in 19 of 19 coordinates" in found.failure
+
+
+def test_ctrl_c_keeps_the_eigenvalues_found_so_far() -> None:
+    from tameopt.curvature.finite import until_interrupted
+    from tameopt.linear_operator import SymmetricOperator
+
+    diagonal, calls = torch.arange(1.0, 401.0, dtype=torch.float64), []
+
+    def product(block):
+        calls.append(block.shape[1])
+        if len(calls) == 30:
+            raise KeyboardInterrupt
+        return diagonal[:, None] * block
+
+    stopped: list[bool] = []
+    operator = SymmetricOperator(400, product, torch.float64, torch.device("cpu"))
+    found = tame.curvature.spectrum(until_interrupted(operator, stopped), k=5, tolerance=1e-12)
+    assert stopped == [True] and found.failure and len(calls) == 30
+    assert 390 < found.lambda_max <= 400.001 and 0.999 <= found.lambda_min < 10

@@ -56,6 +56,7 @@ class StepInterval:
     left_out: names of groups that were not measured. function: what the curvature is of where that is not F; varies:
     whether it differs from draw to draw. decay: coupled weight decay, added to every eigenvalue. preconditioned:
     lambda_max is that of P^-1 (H + decay). noisy: steps are taken with mini-batches, whose noise no limit counts.
+    interrupted: by Ctrl-C, after the whole was measured; what is missing is in left_out, or is `best`.
     """
 
     method: str
@@ -72,6 +73,7 @@ class StepInterval:
     decay: float = 0.0
     preconditioned: bool = False
     noisy: bool = False
+    interrupted: bool = False
 
     def sentences(self) -> tuple[str, ...]:
         """The answer in words, most useful first."""
@@ -82,6 +84,8 @@ class StepInterval:
             said.append(self._about_noise(self.best))
         if self.function:
             said.append(f"All of this is measured on {self.function}: F as the network predicts is another function.")
+        if self.interrupted:
+            said.append("Interrupted: this is what had been measured by then.")
         return tuple(said)
 
     def _about_the_limit(self) -> tuple[str, ...]:
@@ -189,20 +193,25 @@ def step_interval(
     scene = _Scene(trained, at, trained.hessian(at), scaling, limit.decay, factor, generator)
     whole, products = scene.group("all parameters", None, None)
     groups, left_out = _groups(problem)
-    parts = []
-    for name, chosen in groups:
-        part, used = scene.group(name, chosen, _GROUP_RESIDUAL)
-        parts.append(part)
-        products += used
-    best = None
-    # with momentum or a preconditioner the update is not along the mini-batch gradient
-    if limit.method == "gradient descent":
-        best, used = best_step(trained, problem, at, scene.hessian, limit.decay, replacement, generator)
-        products += used
+    parts: list[GroupSteps] = []
+    best, interrupted = None, False
+    try:
+        for name, chosen in groups:
+            part, used = scene.group(name, chosen, _GROUP_RESIDUAL)
+            parts.append(part)
+            products += used
+        # with momentum or a preconditioner the update is not along the mini-batch gradient
+        if limit.method == "gradient descent":
+            best, used = best_step(trained, problem, at, scene.hessian, limit.decay, replacement, generator)
+            products += used
+    except KeyboardInterrupt:
+        interrupted = True
+        left_out = (*(name for name, _ in groups[len(parts) :]), *left_out)
     cost = Cost(1.0, float(products), time.perf_counter() - begun)
     return StepInterval(
         limit.method, factor, reason, whole, tuple(parts), left_out, best, float(gradient.norm()), cost,
         trained.words, bool(trained.fresh), limit.decay, scaling is not None, trained.batch_size is not None,
+        interrupted,
     )  # fmt: skip
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, printable, terminal
+from tameopt.commands._common import (
+    Command,
+    ExitCode,
+    Json,
+    Panel,
+    Quiet,
+    Seed,
+    Target,
+    emit_json,
+    printable,
+    terminal,
+)
 from tameopt.commands._training import Argument, BatchSize, Objective, Optimizer, batch_size_of, objective, pairs
 
 if TYPE_CHECKING:
@@ -81,7 +92,7 @@ def lr(
         emit_json({"target": found.text, "where": where, "sentences": answer.sentences(), "steps": answer})
     else:
         _print(answer, f"{found.text} {where}")
-    return None
+    return ExitCode.INTERRUPTED if answer.interrupted else None
 
 
 def _moments(run: Run, step: int, limit: StabilityLimit) -> torch.Tensor | None:

@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, progress, say, terminal
+from tameopt.commands._common import (
+    Command,
+    ExitCode,
+    Json,
+    Panel,
+    Quiet,
+    Seed,
+    Target,
+    emit_json,
+    progress,
+    say,
+    terminal,
+)
 from tameopt.commands._pictures import PictureFile, write_pictures
 
 
@@ -29,12 +41,22 @@ def spectrum(
 
     from tameopt import curvature
     from tameopt.commands._points import as_predicted, point_of
+    from tameopt.curvature.finite import not_finite, operator_of, until_interrupted
 
     problem, theta, where = point_of(target, step, seed)
     generator = torch.Generator().manual_seed(seed)
     with progress(quiet) as show:
-        found = curvature.spectrum(problem, theta, k, tolerance=tolerance, generator=generator, notify=show)
-        bulk = curvature.density(problem, theta, generator=generator, notify=show) if density else None
+        stopped: list[bool] = []
+        hessian = until_interrupted(operator_of(problem, theta), stopped)
+        found = curvature.spectrum(hessian, k=k, tolerance=tolerance, generator=generator, notify=show)
+        failure = found.failure and "; ".join(filter(None, (found.failure, not_finite(problem, theta))))
+        if stopped:
+            failure = "interrupted, these are the values up to there"
+        bulk = None
+        if density and not stopped:
+            bulk = curvature.density(hessian, generator=generator, notify=show)
+            if stopped:  # half a density has nothing to show
+                bulk, failure = None, "interrupted before the density was done"
         value, gradient = problem.value_and_gradient(theta)
     if picture is not None:
         from tameopt.curvature.point_findings import eigenvalue_picture
@@ -53,7 +75,8 @@ def spectrum(
         "value": float(value),
         "gradient_norm": float(gradient.norm()),
         "products": found.products,
-        "failure": found.failure,
+        "failure": failure,
+        "interrupted": bool(stopped),
     }
     if bulk is not None:
         grid, height, error = bulk.on_grid(200)
@@ -64,9 +87,9 @@ def spectrum(
         document["share_clearly_negative"] = bulk.share_below(-0.01 * found.norm)
     if as_json:
         emit_json(document)
-        return None
-    _print(document, k)
-    return None
+    else:
+        _print(document, k)
+    return ExitCode.INTERRUPTED if stopped else None
 
 
 def _print(document: dict[str, Any], k: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from tameopt.linear_operator import SymmetricOperator
@@ -31,6 +33,22 @@ def operator_of(problem: Problem | SymmetricOperator, theta: torch.Tensor | None
             "something in the model, the loss or the data draws random numbers or keeps a state."
         )
     return problem.hessian(theta)
+
+
+def until_interrupted(operator: SymmetricOperator, stopped: list[bool]) -> SymmetricOperator:
+    """The operator, of which Ctrl-C makes a product NaN, so that analyses end with what they have found so far.
+
+    stopped: gets a True then; what is asked afterwards is NaN at once.
+    """
+
+    def product(block: torch.Tensor) -> torch.Tensor:
+        try:
+            return torch.full_like(block, torch.nan) if stopped else operator.product(block)
+        except KeyboardInterrupt:
+            stopped.append(True)
+            return torch.full_like(block, torch.nan)
+
+    return replace(operator, product=product)
 
 
 def not_finite(problem: Problem, theta: torch.Tensor | None) -> str:
