@@ -88,9 +88,9 @@ def _by_a_power_law(
 ) -> torch.Tensor:
     """Steps shrink like (k + c)^-p, 0 <= c <= k, 1 < p < 3, towards a place where T does not contract.
 
-    c and p follow from the last two doublings of k, and must foretell the one before to 5%. A run that passes a
-    saddle slows down otherwise. y^4 + y^2/50 is like a power of k at first, and contracts in the end: that shows at
-    the limit to which the law extrapolates.
+    c and p follow from the last two doublings of k, and must foretell the one before to 15%: other coordinates may
+    have been settling then. A run that passes a saddle slows down otherwise. y^4 + y^2/50 is like a power of k at
+    first, and contracts in the end: that shows at the limit to which the law extrapolates.
     """
     shift = torch.linspace(0.0, 1.0, 201).to(points)  # c / k
     last, middle, first = (
@@ -99,7 +99,7 @@ def _by_a_power_law(
     nearest = torch.searchsorted(-middle / last, -pace.powers_before / pace.powers).clamp_max(200)
     p, c = pace.powers / last[nearest], shift[nearest]
     steady = ((p * middle[nearest] - pace.powers_before).abs() <= 0.05 * p) & (
-        (p * first[nearest] - powers_earlier).abs() <= 0.05 * p
+        (p * first[nearest] - powers_earlier).abs() <= 0.15 * p
     )
     # the steps to come sum to (k + c) / (p - 1) of them; thrice that brings it to no attractor
     rest = pace.lengths * (1 + c) * outlook.steps / (p - 1).clamp_min(0.02)
