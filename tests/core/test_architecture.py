@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "tameopt"
 # Each layer may import itself where its members say so below, and every layer before it.
 LAYERS = (
     {"claims"},
-    {"evidence", "picture", "batches", "probe", "linear_operator", "extras", "catalogue"},
+    {"evidence", "picture", "batches", "probe", "linear_operator", "extras", "catalogue", "student"},
     {"parameter_vector", "sharing"},
     {"loss_module", "hessian_modes", "record_file"},
     {"sample_gradients"},

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tameopt as tame
+from tameopt.curvature.quadrature import Estimate
 from tameopt.linear_operator import SymmetricOperator
 
 
@@ -111,3 +112,11 @@ def test_diagnoses():
     assert one.mean_of(lambda values: values).standard_error == math.inf
     with pytest.raises(ValueError, match="width must be > 0"):
         one.on_grid(width=0.0)
+
+
+def test_intervals_are_students():
+    # the 97.5% quantile for 9 degrees of freedom is 2.262 (any table)
+    low, high = Estimate(3.0, 0.5, 10, 600).interval
+    assert (high - 3.0) / 0.5 == pytest.approx(2.262, abs=5e-4) and high + low == pytest.approx(6.0)
+    assert Estimate(3.0, 0.0, 50, 50).interval == (3.0, 3.0)
+    assert Estimate(3.0, math.inf, 1, 60).interval == (-math.inf, math.inf)

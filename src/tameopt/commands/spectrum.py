@@ -124,10 +124,11 @@ def _print(document: dict[str, Any], k: int) -> None:
     console.print(f"norm(grad F) = {document['gradient_norm']:.3g}; {spent}.")
     if "trace" in document:
         trace, share = document["trace"], document["share_clearly_negative"]
+        low, high = trace.interval
+        least, most = (100 * min(max(end, 0.0), 1.0) for end in share.interval)
         console.print(
-            f"Trace {trace.value:.4g} +- {trace.standard_error:.2g}; {100 * share.value:.1f}% +- "
-            f"{100 * share.standard_error:.1f}% of the eigenvalues are below "
-            f"{document['clearly_negative_below']:.2g}."
+            f"Trace {trace.value:.4g}, 95% interval {low:.4g} to {high:.4g}; {100 * share.value:.1f}% "
+            f"({least:.1f}% to {most:.1f}%) of the eigenvalues are below {document['clearly_negative_below']:.2g}."
         )
     if not math.isfinite(document["value"]):
         console.print(f"F is {document['value']} at this point: these numbers say nothing about F.")

@@ -9,6 +9,7 @@ import torch
 
 from tameopt.curvature.finite import not_finite, operator_of
 from tameopt.curvature.quadrature import Estimate, density
+from tameopt.curvature.tall import orthonormal
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.problem import Problem
 
@@ -52,7 +53,7 @@ def trace(
         exact = float(operator.product(torch.eye(operator.dim).to(operator.device, operator.dtype)).diagonal().sum())
         return Estimate(exact, 0.0 if math.isfinite(exact) else math.nan, operator.dim, operator.dim)
     third = products // 3
-    basis = torch.linalg.qr(operator.product(_signs(operator, third, generator)))[0]
+    basis = orthonormal(operator.product(_signs(operator, third, generator)).T.contiguous())[0].T
     head = float((basis * operator.product(basis)).sum().double())
     probes = _signs(operator, products - 2 * third, generator)
     probes = probes - basis @ (basis.T @ probes)

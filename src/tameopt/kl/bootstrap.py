@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tameopt.kl.trend import student_quantile
+from tameopt.student import student_quantile
 
 
 def lag_one(residuals: np.ndarray, parameters: int) -> float:

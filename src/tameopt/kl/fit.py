@@ -12,8 +12,9 @@ from tameopt.kl.decay_law import F_STAR, LOG_B, DecayLaw, S, fit_law, held
 from tameopt.kl.pieces import Piece, pieces
 from tameopt.kl.profile import constant, interval, standard_error, time_to, worth
 from tameopt.kl.series import FULL_LOSS, LossSeries, loss_series
-from tameopt.kl.trend import Trend, student_quantile, trend
+from tameopt.kl.trend import Trend, trend
 from tameopt.run import Run
+from tameopt.student import student_quantile
 
 Regime = Literal["linear", "sublinear", "converging", "noise floor", "at rest", "undecided"]
 Interval = tuple[float, float]

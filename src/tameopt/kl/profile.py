@@ -23,7 +23,7 @@ from tameopt.kl.decay_law import (
     shape,
     shape_slopes,
 )
-from tameopt.kl.trend import student_quantile
+from tameopt.student import student_quantile
 
 
 def worth(law: DecayLaw) -> float:
