@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tameopt.cli import main
+from tameopt.curvature import critical
 from tameopt.run import Run
 
 
@@ -70,6 +71,13 @@ def test_critical_proves_what_is_small(document_of, text_of):
     assert sum(point["starts"] for point in found["points"]) <= 20
     words = text_of("critical", "saddle", "--box", "2")
     assert "within 2: 2 minima, 1 strict saddle." in words and "0, -1" in words
+
+
+def test_an_interrupted_search_is_shown_and_exits_with_130(monkeypatch, capsys):
+    monkeypatch.setattr(critical._Search, "models", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["critical", "saddle", "--search", "3", "-q"]) == 130
+    words = " ".join(capsys.readouterr().out.split())
+    assert "Interrupted; this is what was found by then." in words and "No critical point was found" in words
 
 
 def test_critical_points_are_pictured_by_index(tmp_path, document_of):

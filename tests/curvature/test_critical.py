@@ -155,3 +155,49 @@ def test_bad_arguments_and_nan():
     lost = tame.curvature.find_critical_points(problem_of(lambda t: torch.sqrt(t - 50).sum(), 2), num_starts=3)
     assert len(lost) == 0 and lost.unfinished == 3
     assert "0 classes" in repr(lost) and math.isfinite(lost.unfinished)
+
+
+def test_an_interruption_keeps_what_was_found(monkeypatch):
+    """Ctrl-C in the search and in the classification: the points up to there."""
+    search = tame.curvature.critical._Search
+    steps = []
+    models = search.models
+
+    def stop_late(self, thetas, gradients):
+        steps.append(1)
+        if len(steps) == 12:
+            raise KeyboardInterrupt
+        return models(self, thetas, gradients)
+
+    starts = torch.tensor([[3.0, 2.0], [3.1, 2.1], [40.0, -70.0]], dtype=F64)
+    monkeypatch.setattr(search, "models", stop_late)
+    found = tame.curvature.find_critical_points(problem_of(himmelblau, 2), starts)
+    assert found.interrupted and found.counts == (2,) and found.unfinished == 1
+    assert torch.allclose(found[0].theta, starts[0], atol=1e-6)
+    monkeypatch.setattr(search, "models", models)
+
+    def stop_at_the_second(problem, theta, **options):
+        if float(theta[0]) < 0:
+            raise KeyboardInterrupt
+        return classify(problem, theta, **options)
+
+    classify = tame.curvature.critical.classify
+    monkeypatch.setattr(tame.curvature.critical, "classify", stop_at_the_second)
+    starts = torch.tensor([[3.0, 2.0], [-2.8, 3.1], [3.5, -1.8]], dtype=F64)
+    found = tame.curvature.find_critical_points(problem_of(himmelblau, 2), starts)
+    assert found.interrupted and found.counts == (1,) and found.unfinished == 2
+
+
+def test_an_interrupted_box_proves_nothing_of_all(monkeypatch):
+    search = tame.curvature.rigorous._Search
+    tree = search.tree
+
+    def stop(self, low, high, depth=0):
+        if self.cells >= 100:
+            raise KeyboardInterrupt
+        return tree(self, low, high, depth)
+
+    monkeypatch.setattr(search, "tree", stop)
+    some = tame.curvature.critical_points_in_box(problem_of(himmelblau, 2), [-5, -5], [5, 5])
+    assert some.interrupted and str(some.verdict) == "UNKNOWN" and some.certificate is None
+    assert 1 <= len(some.kinds) < 9 and "interrupted after 100 cells" in some.reason

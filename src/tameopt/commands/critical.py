@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from tameopt.commands._common import Command, Json, Panel, Quiet, Seed, Target, emit_json, progress, say, terminal
+from tameopt.commands._common import (
+    Command,
+    ExitCode,
+    Json,
+    Panel,
+    Quiet,
+    Seed,
+    Target,
+    emit_json,
+    progress,
+    say,
+    terminal,
+)
 from tameopt.commands._pictures import PictureFile, write_pictures
 
 
@@ -52,12 +64,12 @@ def critical(
     with progress(quiet) as show:
         if box is not None:
             every = curvature.critical_points_in_box(problem, [-box] * problem.dim, [box] * problem.dim, notify=show)
-            document.update(_all(every, box))
+            document.update(_all(every, box), interrupted=every.interrupted)
             pictures = [every.picture()]
         elif search:
             drawn = torch.randn(search, problem.dim, generator=generator, dtype=torch.float64)
             found = curvature.find_critical_points(problem, theta + spread * drawn.to(theta), notify=show)
-            document.update(_found(found))
+            document.update(_found(found), interrupted=found.interrupted)
             pictures = [found.picture()]
         else:
             one = curvature.classify(
@@ -72,7 +84,7 @@ def critical(
         emit_json(document)
     else:
         _print(document)
-    return None
+    return ExitCode.INTERRUPTED if document.get("interrupted") else None
 
 
 def _all(every: Any, box: float) -> dict[str, Any]:
@@ -105,10 +117,12 @@ def _found(found: Any) -> dict[str, Any]:
 
     critical, flat = sum(found.counts), int(found.gradient_flat.shape[0])
     starts = critical + flat + found.unfinished
-    summary = (
+    summary = "Interrupted; this is what was found by then. " if found.interrupted else ""
+    kinds = kinds_in_words([point.kind for point in found]).capitalize()
+    summary += (
         f"Of {starts:,} start{'s' if starts > 1 else ''} {critical:,} ended at critical points, {flat:,} where the "
         f"gradient is not 0 but flat, {found.unfinished:,} at neither. "
-        f"{kinds_in_words([point.kind for point in found]).capitalize()}, alike ones in one row; there may be others."
+        + (f"{kinds}, alike ones in one row; there may be others." if critical else "No critical point was found.")
     )
     return {
         "verdict": "MEASURED",

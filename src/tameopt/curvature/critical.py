@@ -7,6 +7,7 @@ were such). They are told apart here by the gradient itself, never by the merit 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class FoundPoints:
     other (permuted units, flipped signs, rotated layers), and, rarely, others.
     thetas: (m, d) every critical point reached, duplicates included.
     gradient_flat: (q, d) where the search stopped though norm(g) is not 0. unfinished: starts that did neither.
+    interrupted: Ctrl-C ended the search; this is what was found and classified by then.
     """
 
     points: tuple[Classification, ...]
@@ -39,6 +41,7 @@ class FoundPoints:
     thetas: torch.Tensor
     gradient_flat: torch.Tensor
     unfinished: int
+    interrupted: bool = False
 
     def __len__(self) -> int:
         return len(self.points)
@@ -98,8 +101,8 @@ def find_critical_points(
     For d <= 300 the Hessian is formed, all starts at once where the model allows; beyond, each step minimises
     norm(H s + g) over a Krylov space of 60 products.
 
-    What was found is no proof that there are no others: see `critical_points_in_box` for that.
-    Raises ValueError on bad arguments.
+    What was found is no proof that there are no others: see `critical_points_in_box` for that. Ctrl-C ends the search
+    and keeps what was found (`interrupted`). Raises ValueError on bad arguments.
 
     >>> F = lambda t: t[0] ** 2 / 2 + t[1] ** 4 / 4 - t[1] ** 2 / 2
     >>> found = find_critical_points(Problem.from_function(F, torch.zeros(2, dtype=torch.float64)), num_starts=40)
@@ -116,12 +119,13 @@ def find_critical_points(
         raise ValueError(f"starts must have shape (m, {problem.dim}) with m > 0, got {tuple(starts.shape)}.")
     search = _Search(problem, tolerance, max_steps)
     ends, done, flat = search.run(starts.to(problem.device, problem.dtype), notify)
-    points, counts = _classes(problem, ends[done], tolerance, notify)
+    points, counts, all_classified = _classes(problem, ends[done], tolerance, notify)
     # small gradients from which Newton's method leads nowhere (log x far out) are no critical points
     kept = [place for place, point in enumerate(points) if point.kind != "not critical"]
     unfinished = int((~flat).sum()) - sum(counts[place] for place in kept)
     listed, starts_of = tuple(points[place] for place in kept), tuple(counts[place] for place in kept)
-    return FoundPoints(listed, starts_of, ends[done], ends[flat], unfinished)
+    interrupted = search.interrupted or not all_classified
+    return FoundPoints(listed, starts_of, ends[done], ends[flat], unfinished, interrupted)
 
 
 class _Search:
@@ -132,6 +136,7 @@ class _Search:
         self.tolerance = tolerance
         self.max_steps = max_steps
         self.dense = problem.dim <= _DENSE_BELOW
+        self.interrupted = False
 
     def gradients(self, thetas: torch.Tensor) -> torch.Tensor:
         """(m, d), NaN where F is no number: its gradient may be one all the same (log x at -1)."""
@@ -175,35 +180,41 @@ class _Search:
         gradients = self.gradients(thetas)
         horizon = _FAR * thetas.norm(dim=1).clamp_min(1.0)
         stuck |= ~torch.isfinite(gradients).all(dim=1)
-        for step in range(self.max_steps):
-            active = (~done & ~flat & ~stuck).nonzero()[:, 0]
-            if active.numel() == 0:
-                break
-            here, g = thetas[active], gradients[active]
-            values, basis, inner = self.models(here, g)
-            size = values.abs().amax(dim=1).clamp_min(torch.finfo(here.dtype).tiny)
-            norms = g.norm(dim=1)
-            critical = norms <= self.tolerance * size * here.norm(dim=1).clamp_min(1.0)
-            # H g = 0 to working accuracy with g itself not small: no step of this model reduces norm(g)
-            pull = (values * inner).norm(dim=1)
-            # nor does the gradient change on theta's own scale, as it does on the way to infinity
-            stretch = here.norm(dim=1).clamp_min(1.0)
-            no_way = ~critical & (pull <= 1e-6 * size * norms) & (stretch * pull <= 1e-3 * norms**2)
-            far = here.norm(dim=1) > horizon[active]
-            done[active[critical & ~far]] = True
-            flat[active[no_way & ~far]] = True
-            scaled = damping[active, None] * size[:, None] ** 2
-            move = -(basis @ (values * inner / (values**2 + scaled))[:, :, None])[:, :, 0]
-            trial = here + move
-            trial_gradients = self.gradients(trial)
-            better = torch.isfinite(trial_gradients).all(dim=1) & (trial_gradients.norm(dim=1) < norms)
-            better &= ~critical & ~no_way
-            thetas[active[better]], gradients[active[better]] = trial[better], trial_gradients[better]
-            # damping small against rounding lets Newton's method be quadratic; our choice of factors
-            damping[active] = torch.where(better, damping[active] * 0.1, damping[active] * 4).clamp(1e-20, 1e12)
-            stuck[active] |= (damping[active] >= 1e11) | ~torch.isfinite(norms) | far
-            if step % 50 == 49:
-                notify(f"step {step + 1}: {int(done.sum())} critical, {int(flat.sum())} gradient-flat of {count}")
+        next_note = time.monotonic() + 2
+        try:
+            for step in range(self.max_steps):
+                active = (~done & ~flat & ~stuck).nonzero()[:, 0]
+                if active.numel() == 0:
+                    break
+                here, g = thetas[active], gradients[active]
+                values, basis, inner = self.models(here, g)
+                size = values.abs().amax(dim=1).clamp_min(torch.finfo(here.dtype).tiny)
+                norms = g.norm(dim=1)
+                critical = norms <= self.tolerance * size * here.norm(dim=1).clamp_min(1.0)
+                # H g = 0 to working accuracy with g itself not small: no step of this model reduces norm(g)
+                pull = (values * inner).norm(dim=1)
+                # nor does the gradient change on theta's own scale, as it does on the way to infinity
+                stretch = here.norm(dim=1).clamp_min(1.0)
+                no_way = ~critical & (pull <= 1e-6 * size * norms) & (stretch * pull <= 1e-3 * norms**2)
+                far = here.norm(dim=1) > horizon[active]
+                done[active[critical & ~far]] = True
+                flat[active[no_way & ~far]] = True
+                scaled = damping[active, None] * size[:, None] ** 2
+                move = -(basis @ (values * inner / (values**2 + scaled))[:, :, None])[:, :, 0]
+                trial = here + move
+                trial_gradients = self.gradients(trial)
+                better = torch.isfinite(trial_gradients).all(dim=1) & (trial_gradients.norm(dim=1) < norms)
+                better &= ~critical & ~no_way
+                thetas[active[better]], gradients[active[better]] = trial[better], trial_gradients[better]
+                # damping small against rounding lets Newton's method be quadratic; our choice of factors
+                damping[active] = torch.where(better, damping[active] * 0.1, damping[active] * 4).clamp(1e-20, 1e12)
+                stuck[active] |= (damping[active] >= 1e11) | ~torch.isfinite(norms) | far
+                if step % 50 == 49 or time.monotonic() > next_note:
+                    next_note = time.monotonic() + 2
+                    notify(f"step {step + 1}: {int(done.sum())} critical, {int(flat.sum())} gradient-flat of {count}")
+        except KeyboardInterrupt:
+            self.interrupted = True
+            return thetas, done, flat
         near = stuck & (thetas.norm(dim=1) <= horizon)
         return thetas, done, flat | self._flat_end(thetas, gradients, near)
 
@@ -244,16 +255,21 @@ def _krylov(problem: Problem, theta: torch.Tensor, g: torch.Tensor, size: int = 
 
 def _classes(
     problem: Problem, thetas: torch.Tensor, tolerance: float, notify: Callable[[str], None]
-) -> tuple[tuple[Classification, ...], tuple[int, ...]]:
-    """One representative for each set of points with equal F and eigenvalues, with its count."""
+) -> tuple[tuple[Classification, ...], tuple[int, ...], bool]:
+    """One representative for each set of points with equal F and eigenvalues, with its count; whether that is all."""
     points: list[Classification] = []
     counts: list[int] = []
+    whole = True
     for place, theta in enumerate(thetas):
         again = _nearest(theta, points)
         if again is not None:
             counts[again] += 1
             continue
-        found = classify(problem, theta, gradient_tolerance=max(1e-6, 10 * tolerance))
+        try:
+            found = classify(problem, theta, gradient_tolerance=max(1e-6, 10 * tolerance))
+        except KeyboardInterrupt:
+            whole = False
+            break
         for known, other in enumerate(points):
             if _alike(found, other):
                 counts[known] += 1
@@ -264,7 +280,7 @@ def _classes(
         if place % 50 == 49:
             notify(f"{place + 1} of {thetas.shape[0]} points classified, {len(points)} classes")
     order = sorted(range(len(points)), key=lambda j: points[j].value)
-    return tuple(points[j] for j in order), tuple(counts[j] for j in order)
+    return tuple(points[j] for j in order), tuple(counts[j] for j in order), whole
 
 
 def _nearest(theta: torch.Tensor, points: list[Classification]) -> int | None:

@@ -226,7 +226,7 @@ def _coordinate(problem: Problem, number: int) -> str:
 
 @dataclass(frozen=True)
 class CriticalPoints:
-    """All critical points in a box, or what was found before the search stopped.
+    """All critical points in a box, or what was found before the search stopped (`interrupted`: by Ctrl-C).
 
     points: (m, d); kinds, indices, values: of each. proofs: one for each point. verdict: PROVED when these are
     provably all, UNKNOWN otherwise; certificate: of completeness. cells: looked at. reason: why not all.
@@ -241,6 +241,7 @@ class CriticalPoints:
     certificate: Certificate | None
     cells: int
     reason: str = ""
+    interrupted: bool = False
 
     def picture(self) -> Picture:
         """F against the index, a mark for each point."""
@@ -285,23 +286,24 @@ def critical_points_in_box(
         )
     low, high = corner.tolist(), [float(number) for number in upper]
     search = _Search(exact, proof_tape(exact, corner + 0.5 * width, *sampled(corner, width, 20)), max_cells, notify)
-    tree = search.tree(low, high)
+    try:
+        tree, interrupted = search.tree(low, high), False
+    except KeyboardInterrupt:
+        tree, interrupted = None, True
     found = (prove_point(exact, center) for center in search.found)
     proofs = tuple(proof for proof in found if isinstance(proof, PointProof) and proof.index is not None)
-    certificate = None
-    reason = ""
-    if tree is None:
+    certificate, reason = None, ""
+    if interrupted:
+        reason = f"interrupted after {search.cells:,} cells"
+    elif tree is None:
         reason = (
             f"{min(search.cells, max_cells):,} cells were not enough: a degenerate critical point or a kink in the "
             "box, a critical point on its border, a place where F has no value, or too large a box"
         )
     else:
-        data = {
-            "tape": search.tape,
-            "lower": [number.hex() for number in low],
-            "upper": [number.hex() for number in high],
-        }
-        certificate = Certificate(_HERE + "check_box", {**data, "tree": tree, "count": len(search.found)})
+        corners = {"lower": [number.hex() for number in low], "upper": [number.hex() for number in high]}
+        data = {"tape": search.tape, **corners, "tree": tree, "count": len(search.found)}
+        certificate = Certificate(_HERE + "check_box", data)
         if len(proofs) != len(search.found) or not certificate.replay():
             certificate, reason = None, "the proof of completeness did not replay; please report this as a bug"
     points = torch.stack([proof.center for proof in proofs]) if proofs else torch.zeros(0, exact.dim).double()
@@ -315,6 +317,7 @@ def critical_points_in_box(
         certificate=certificate,
         cells=search.cells,
         reason=reason,
+        interrupted=interrupted,
     )
 
 
