@@ -13,6 +13,7 @@ from torch import nn
 from tameopt import Problem
 from tameopt.curvature import classify
 from tameopt.curvature.linear_networks import inertia
+from tameopt.structure.linear_chain import linear_chain
 
 EXAMPLE = (4.0, 3.0, 2.0, 1.0)
 
@@ -178,3 +179,20 @@ def test_a_hundred_thousand_parameters_in_two_minutes() -> None:
         assert found is not None and problem.dim > 100_000
         assert found.counts(1e-6)[:2] == table(s, d, list(kept))
         assert time.perf_counter() - began < 120
+
+
+class TakesDict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return inputs["x"] @ self.weight.T
+
+
+def test_batches_that_are_no_pair_of_tensors_are_no_linear_network() -> None:
+    x, y = torch.ones(4, 3), torch.zeros(4, 2)
+    problem = Problem(TakesDict(), nn.functional.mse_loss, ({"x": x}, y))
+    assert "no single floating tensor" in linear_chain(problem).reason
+    assert inertia(problem) is None
+    assert classify(problem, dense_below=2).kind == "not critical"

@@ -63,7 +63,10 @@ def linear_chain(problem: Problem, seed: int = 0) -> LinearChain:
     if problem.is_function or problem.forward is not None:
         return LinearChain(reason="the problem does not show the network's outputs")
     batch = next(iter(problem.batches))
-    if len(batch) != 2 or not batch[0].is_floating_point():
+    pair = (
+        isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, torch.Tensor) for part in batch)
+    )
+    if not pair or not batch[0].is_floating_point():
         return LinearChain(reason="the network takes no single floating tensor")
     generator = torch.Generator().manual_seed(seed)
     theta = torch.randn(problem.dim, dtype=torch.float64, generator=generator).to(problem.theta)
