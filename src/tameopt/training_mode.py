@@ -28,6 +28,17 @@ def only_in_training(problem: Problem) -> tuple[tuple[str, ...], tuple[str, ...]
     return tuple(random_modules(problem.model)), tuple(batch_coupled_modules(problem.model))
 
 
+def other_function(problem: Problem) -> str:
+    """Why a step of the training is no step on F, in words; "" where it is one."""
+    names = [name for part in only_in_training(problem) for name in part]
+    listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    return (
+        f"F is the network as it predicts, but {listed} drew random numbers or used batch statistics in the steps"
+        if names
+        else ""
+    )
+
+
 class _SeededLoss(BatchLoss):
     """A BatchLoss whose random numbers are a function of a seed and the batch: the same at every evaluation."""
 

@@ -88,6 +88,24 @@ def test_full_batch_has_no_noise(tmp_path: Path, train: Train) -> None:
     assert found["ode.pseudo_trajectory"].verdict is M
 
 
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("part", [torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4)])
+def test_masks_and_batch_statistics_are_noise_too(
+    tmp_path: Path, train: Train, part: torch.nn.Module, batch_size: int | None
+) -> None:
+    """F is the network as it predicts: neither "no noise" nor "mean 0" follows from the sampler."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), part, torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    data = (torch.randn(40, 3), torch.randn(40, 2))
+    problem = Problem(model, torch.nn.MSELoss(), data, mode="eval")
+    with train(tmp_path / "gd", problem, Constant(0.05), 60, batch_size, windows=((10, 40),), every=4) as run:
+        found = findings_of(problem, run)
+    assert found["noise.unbiased"].verdict is U and found["method.gradient_descent"].verdict is not P
+    assert type(part).__name__ in found["noise.unbiased"].statement
+    variance = found["noise.bounded_variance"]
+    assert variance.verdict is U if batch_size is None else "the sampler alone" in variance.statement
+
+
 def test_reshuffling_is_no_martingale_difference(tmp_path: Path, train: Train, digits: Problem) -> None:
     with train(tmp_path / "epochs", digits, Constant(0.05), 60, 100, sampling="reshuffled") as run:
         found = findings_of(digits, run)

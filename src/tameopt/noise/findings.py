@@ -9,6 +9,7 @@ from tameopt.noise.conditions import step_conditions
 from tameopt.noise.limit_interval import limit_set
 from tameopt.optim import schedules
 from tameopt.run import Run
+from tameopt.training_mode import other_function
 
 
 def _no_run(context: Context) -> str:
@@ -73,7 +74,9 @@ def values(context: Context) -> Answer:
 def _noise_stays(context: Context, run: Run) -> bool:
     """Whether noise acts and the steps, as recorded, are known not to tend to 0."""
     recorded = run.meta.get("schedule")
-    if not recorded or record_findings.is_full_batch(run, context.problem.n):
+    if not recorded or (
+        record_findings.is_full_batch(run, context.problem.n) and not other_function(context.problem)
+    ):
         return False
     try:
         return step_conditions(schedules.from_json(recorded)).vanishes is Verdict.REFUTED

@@ -13,6 +13,7 @@ from tameopt.analysis import Context
 from tameopt.evidence import Certificate, Finding, Scope, proved, refuted, unknown
 from tameopt.noise.windows import read_window, spans
 from tameopt.run import Run
+from tameopt.training_mode import other_function
 
 _CHECKER = "tameopt.noise.record_checker"
 
@@ -34,6 +35,13 @@ def unbiased(context: Context) -> Finding:
     if run is None:
         return unknown(claim, "No run was recorded.", missing="a recorded run", remedy="tame.audit(run)")
     sampling, n = run.meta.get("sampling", "unknown"), problem.n
+    if other := other_function(problem):
+        return unknown(
+            claim,
+            f"Whether the steps' gradients have mean grad F is not known: {other}.",
+            missing="a network that trains as it predicts, or the noise of its training mode",
+            remedy="put the model in eval mode before training to see the sampler's noise alone",
+        )
     if is_full_batch(run, n):
         return proved(
             claim,
@@ -134,6 +142,13 @@ def _method(context: Context, claim: str) -> Finding:
             {"optimizer": name, "arguments": {key: str(setting) for key, setting in arguments.items()}},
             method="recorded optimizer",
             scope=Scope.RUN,
+        )
+    if full and (other := other_function(context.problem)):
+        return unknown(
+            claim,
+            f"{name} without momentum or weight decay, as recorded; whether its steps followed grad F is not known: "
+            f"{other}.",
+            missing="a network that trains as it predicts",
         )
     certificate = Certificate(
         f"{_CHECKER}:check_rule",

@@ -16,6 +16,7 @@ from tameopt.noise.martingale_tests import noise_tests
 from tameopt.noise.recorded import increments
 from tameopt.noise.windows import read_window, spans
 from tameopt.picture import Picture, Series
+from tameopt.training_mode import other_function
 
 _DRAWN_SAMPLES = 300  # our choice: samples whose gradients are drawn in the picture
 _DRAWN_VALUES = 2e7  # entries of them: 160 MB in float64
@@ -29,8 +30,12 @@ def sampling_noise(context: Context) -> Answer:
     run, problem = context.run, context.problem
     assert run is not None
     bias = record_findings.unbiased(context)
-    if bias.verdict is Verdict.UNKNOWN and run.meta.get("sampling", "unknown") == "unknown":
+    other = other_function(problem)
+    if bias.verdict is Verdict.UNKNOWN and not other and run.meta.get("sampling", "unknown") == "unknown":
         bias = _tested(context, bias)
+    if other and record_findings.is_full_batch(run, problem.n):
+        missing = unknown("noise.bounded_variance", f"The noise was not measured: {other}.", missing=other)
+        return Answer((bias, missing, _no_scale(other)))
     if record_findings.is_full_batch(run, problem.n):
         variance = measured(
             "noise.bounded_variance",
@@ -58,7 +63,7 @@ def sampling_noise(context: Context) -> Answer:
     seconds = time.perf_counter() - begun
     cost = Cost(gradients=sum(point.samples / problem.n + 1 for _, point in points), seconds=seconds)
     return Answer(
-        (bias, _variance(points, factor, size), _scale(points, size)),
+        (bias, _variance(points, factor, size, other), _scale(points, size)),
         _pictures(context, points, size),
         {
             "noise": [
@@ -117,7 +122,7 @@ def _along_path(context: Context) -> list[tuple[int, NoiseAt]]:
     return points[::-1]
 
 
-def _variance(points: list[tuple[int, NoiseAt]], factor: float, size: int) -> Finding:
+def _variance(points: list[tuple[int, NoiseAt]], factor: float, size: int, other: str) -> Finding:
     claim = "noise.bounded_variance"
     if not points:
         return unknown(claim, "No finite iterate was recorded.", missing="a finite recorded iterate")
@@ -128,7 +133,8 @@ def _variance(points: list[tuple[int, NoiseAt]], factor: float, size: int) -> Fi
     return measured(
         claim,
         f"The variance of a batch of {size:,} is at most {traces[worst]:.4g} at the {len(points)} recorded iterates "
-        f"looked at (step {points[worst][0]:,}), {traces[-1]:.4g} at the last.",
+        f"looked at (step {points[worst][0]:,}), {traces[-1]:.4g} at the last."
+        + (f" This is the noise of the sampler alone: {other}." if other else ""),
         float(traces[worst]),
         interval=(float(ends[:, 0].min()), float(ends[:, 1].max())),
         method="gradients of all single samples" if exact else f"gradients of {points[0][1].samples:,} drawn samples",
