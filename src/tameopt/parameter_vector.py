@@ -29,3 +29,12 @@ def split(vector: torch.Tensor, shapes: Shapes) -> dict[str, torch.Tensor]:
         parts[key] = vector[start : start + size].view(shape)
         start += size
     return parts
+
+
+def require_vector(theta: torch.Tensor, dim: int) -> None:
+    """Raises TypeError unless theta is a real tensor, ValueError unless its shape is (dim,)."""
+    if not isinstance(theta, torch.Tensor) or theta.is_complex():
+        came = theta.dtype if isinstance(theta, torch.Tensor) else type(theta).__name__
+        raise TypeError(f"theta must be a real tensor of shape ({dim},), got {came}.")
+    if theta.shape != (dim,):
+        raise ValueError(f"theta must have shape ({dim},), got {tuple(theta.shape)}.")

@@ -19,7 +19,7 @@ from tameopt.evidence import Finding
 from tameopt.hessian_modes import HessianMode, HessianProducts, exact_attention, faster_mode, require_graph
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.loss_module import BatchLoss, Function, Loss, structure_copy, trainable, unwrapped
-from tameopt.parameter_vector import flattened, shapes_of, split
+from tameopt.parameter_vector import flattened, require_vector, shapes_of, split
 from tameopt.probe import Reduction, probe, require_a_function
 from tameopt.sample_gradients import gradients_of_samples
 from tameopt.sharing import Sharing, total_of
@@ -188,7 +188,7 @@ class Problem:
 
         Raises ValueError when theta is not (d,).
         """
-        self._require_shape(theta)
+        require_vector(theta, self.dim)
         return split(theta, self.shapes)
 
     def at(self, theta: torch.Tensor | None) -> torch.Tensor:
@@ -198,15 +198,8 @@ class Problem:
         """
         if theta is None:
             return self.theta
-        self._require_shape(theta)
+        require_vector(theta, self.dim)
         return theta.to(self.device, self.dtype)
-
-    def _require_shape(self, theta: torch.Tensor) -> None:
-        if not isinstance(theta, torch.Tensor) or theta.is_complex():
-            came = theta.dtype if isinstance(theta, torch.Tensor) else type(theta).__name__
-            raise TypeError(f"theta must be a real tensor of shape ({self.dim},), got {came}.")
-        if theta.shape != (self.dim,):
-            raise ValueError(f"theta must have shape ({self.dim},), got {tuple(theta.shape)}.")
 
     def load_buffers(self, buffers: Mapping[str, torch.Tensor]) -> Problem:
         """The same problem with these buffers (BatchNorm's running statistics of a recorded step, say) in place of

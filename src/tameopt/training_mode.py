@@ -7,6 +7,7 @@ second moments and stability belong to the loss in training mode, averaged over 
 from __future__ import annotations
 
 import copy
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -28,15 +29,17 @@ def only_in_training(problem: Problem) -> tuple[tuple[str, ...], tuple[str, ...]
     return tuple(random_modules(problem.model)), tuple(batch_coupled_modules(problem.model))
 
 
+def listed(modules: Sequence[str], most: int = 3) -> str:
+    """The first names in words: "a, b, c and 2 more"; "" for none."""
+    return ", ".join(modules[:most]) + (f" and {len(modules) - most} more" if len(modules) > most else "")
+
+
 def other_function(problem: Problem) -> str:
     """Why a step of the training is no step on F, in words; "" where it is one."""
-    names = [name for part in only_in_training(problem) for name in part]
-    listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-    return (
-        f"F is the network as it predicts, but {listed} drew random numbers or used batch statistics in the steps"
-        if names
-        else ""
-    )
+    names = listed([*itertools.chain(*only_in_training(problem))])
+    if not names:
+        return ""
+    return f"F is the network as it predicts, but {names} drew random numbers or used batch statistics in the steps"
 
 
 class _SeededLoss(BatchLoss):

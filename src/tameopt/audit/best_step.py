@@ -13,11 +13,11 @@ from tameopt.curvature.trained import TrainedLoss
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.noise.covariance import batch_factor
 from tameopt.problem import Problem
+from tameopt.student import student_quantile
 from tameopt.training_mode import as_trained
 
 _SAMPLES = 48  # our choice: the standard error of tr(H Sigma) is then about a tenth of it on the digits network
 _SAMPLES_AT_ONCE = 16
-_STUDENT = 2.36  # 95% of Student's t with seven degrees of freedom, for eight draws
 _ENOUGH = 0.05  # our choice: no more samples are drawn once the best step is known to 5%
 
 
@@ -99,7 +99,10 @@ def _as_trained(
     # products of different draws, and the Hessian of draws with gradients of fresh ones: squares of noise would count
     pairs = every @ every.T
     others = (pairs.sum(1) - pairs.diagonal()) / (count - 1)
-    square, square_error = float(others.mean()), 2 * _STUDENT * float(others.std()) / math.sqrt(count)
+    square, square_error = (
+        float(others.mean()),
+        2 * student_quantile(count - 1) * float(others.std()) / math.sqrt(count),
+    )
     g = every.mean(0).to(theta.dtype)
     curved = float(g @ (curve @ g))
     plain = square / curved if curved > 0 and square > 0 else math.inf

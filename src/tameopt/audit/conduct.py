@@ -31,6 +31,7 @@ from tameopt.problem import Problem
 from tameopt.run import Run
 from tameopt.theorems import judge_all
 from tameopt.threads import threads_for
+from tameopt.training_mode import listed
 
 _SMALL_D = 2_000_000  # our choice: float64 analyses of up to 16 MB of parameters
 _SMALL_DATA_BYTES = 512 << 20
@@ -249,13 +250,12 @@ def _settings(target: Target, run: Run) -> Settings:
 def _notes(run: Run, problem: Problem, interrupted: bool) -> tuple[str, ...]:
     notes = []
     if problem.mode == "eval":
-        random = [*random_modules(problem.model), *batch_coupled_modules(problem.model)]
-        listed = ", ".join(random[:5]) + (" …" if len(random) > 5 else "")
-        if random:
+        names = listed([*random_modules(problem.model), *batch_coupled_modules(problem.model)], 5)
+        if names:
             notes.append(
                 "F is measured as the network predicts (eval mode); training ran in training mode, where "
                 "these modules "
-                f"draw random numbers or use batch statistics: {listed}. The steps followed that noisier loss."
+                f"draw random numbers or use batch statistics: {names}. The steps followed that noisier loss."
             )
     if run.status == "interrupted":
         notes.append(f"Training was interrupted at step {run.meta.get('steps_done', run.last_step):,}.")

@@ -38,10 +38,7 @@ def point_of(target: str, step: int | None, seed: int) -> tuple[Problem, torch.T
 
 def as_predicted(problem: Problem) -> str:
     """A sentence where F is not what training steps on; else ""."""
-    from tameopt.training_mode import only_in_training
+    from tameopt.training_mode import listed, only_in_training
 
-    names = [name for part in only_in_training(problem) for name in part]
-    listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-    return (
-        f"F is the network as it predicts (eval mode); these modules differ in training: {listed}." if names else ""
-    )
+    names = listed([name for part in only_in_training(problem) for name in part], 5)
+    return f"F is the network as it predicts (eval mode); these modules differ in training: {names}." if names else ""

@@ -16,11 +16,11 @@ import torch
 from tameopt.curvature.eigenvalues import Spectrum, spectrum
 from tameopt.linear_operator import SymmetricOperator
 from tameopt.problem import Problem
-from tameopt.training_mode import as_trained, only_in_training, share_hessian_mode
+from tameopt.student import student_quantile
+from tameopt.training_mode import as_trained, listed, only_in_training, share_hessian_mode
 
 # our choice: the top eigenvalue of a mean over few draws is biased upwards; four draws, and four fresh to check
 _DRAWS = 4
-_STUDENT = 3.18  # 95% of Student's t with three degrees of freedom
 # our choice: rounding of a product in units of eps norm(H); the curvature found has to be clear of it
 _ROUNDING = 16.0
 
@@ -81,10 +81,7 @@ class TrainedLoss:
 
 
 def _named(modules: tuple[str, ...]) -> str:
-    many = "s" if len(modules) > 1 else ""
-    return (
-        f"the module{many} " + ", ".join(modules[:3]) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
-    )
+    return f"the module{'s' if len(modules) > 1 else ''} {listed(modules)}"
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ def top_curvature(
             [float(inner @ one.hessian_product(theta, inner[:, None])[:, 0]) for one in trained.fresh]
         ).double()
         spent += len(bends)
-        spread = _STUDENT * float(bends.std()) / math.sqrt(len(bends))
+        spread = student_quantile(len(bends) - 1) * float(bends.std()) / math.sqrt(len(bends))
         lowest = float(bends.mean()) + decay * size**2
         least, most = lowest - spread, max(found.lambda_max, lowest) + spread
     if rounding > 0.5 * max(abs(found.lambda_max), 1e-300) and scaling is not None:

@@ -13,7 +13,7 @@ from tameopt.analysis import Analysis, Answer, Context
 from tameopt.curvature.cost import product_seconds
 from tameopt.curvature.sharpness import Sharpness, lipschitz
 from tameopt.evidence import Cost, Finding, Scope, measured, refuted, unknown
-from tameopt.training_mode import only_in_training
+from tameopt.training_mode import listed, only_in_training
 
 CLAIM = "gradient_map.diffeomorphism"
 _LEMMA = "lecture: F C^2, grad F L-Lipschitz, 0 < alpha < 1/L make theta -> theta - alpha grad F a diffeomorphism"
@@ -60,11 +60,7 @@ def _other_map(context: Context) -> str:
     modules = [module for part in only_in_training(context.problem) for module in part]
     reasons = [
         *([f"the run stepped by {own}"] if own else []),
-        *(
-            [f"F is the network as it predicts, training ran {', '.join(modules[:3])} in training mode"]
-            if modules
-            else []
-        ),
+        *([f"F is the network as it predicts, training ran {listed(modules)} in training mode"] if modules else []),
     ]
     return f" The map is that of plain gradient descent on F; {', and '.join(reasons)}." if reasons else ""
 
